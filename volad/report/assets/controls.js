@@ -82,7 +82,7 @@ volad.connect = (view, page, volumes) => {
     const span = document.createElement("span");
     const em = document.createElement("em");
     em.textContent = name;
-    span.append(em, text);
+    span.append(em, ` ${text} `);
     return span;
   };
   view.onmove = (mm) => {
@@ -94,7 +94,7 @@ volad.connect = (view, page, volumes) => {
       fields.push(field("healthy", digits(volad.valueAt(volumes.healthy, voxel)) + page.unit));
     }
     fields.push(field("score", digits(volad.valueAt(volumes.score, voxel))));
-    if (volad.valueAt(volumes.mask, voxel)) fields.push(field("", "in the lesion mask"));
+    if (volad.valueAt(volumes.mask, voxel)) fields.push(field("in the lesion mask", ""));
     byId("readout").replaceChildren(...fields);
   };
 
