@@ -70,7 +70,10 @@ volad.connect = (view, page, volumes) => {
     rows[current]?.classList.remove("current");
     current = (index + rows.length) % rows.length;
     rows[current].classList.add("current");
-    rows[current].scrollIntoView({ block: "nearest" });
+    // Within the table only: scrollIntoView would move the page away from the viewer.
+    const { offsetTop: top, offsetHeight: height } = rows[current];
+    const box = document.querySelector(".rows");
+    box.scrollTop = Math.min(Math.max(box.scrollTop, top + height - box.clientHeight), top - height);
     view.jump(rows[current].dataset.mm.split(",").map(Number));
   };
   rows.forEach((row, index) => {
