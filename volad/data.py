@@ -1,0 +1,251 @@
+"""Training data: manifests of healthy scans with subject-level splits, and windows of them.
+
+A manifest is a CSV with the columns `subject, split, image, sha256` and any others: one row a
+scan, the image's path relative to the data folder. It names no lesion mask.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import (
+    Compose,
+    RandAdjustContrast,
+    RandAffine,
+    RandFlip,
+    RandGaussianNoise,
+    RandSpatialCrop,
+)
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from volad.errors import InputError
+from volad.io import Scan, atomic, input_sha256
+
+__all__ = ["Augment", "HealthySet", "Row", "read_split"]
+
+COLUMNS = ("subject", "split", "image", "sha256")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scan of a manifest.
+
+    Attributes:
+        subject: who was scanned; a subject is in one split only.
+        split: `train`, `validation` or `test`.
+        image: path of the file.
+        sha256: of the file's bytes.
+    """
+
+    subject: str
+    split: str
+    image: Path
+    sha256: str
+
+    @property
+    def scan(self) -> Scan:
+        """The scan as `volad.io` reads it."""
+        return Scan(self.image, self.image.name.split(".")[0])
+
+
+def read_manifest(path: Path | str, data_dir: Path | str) -> list[Row]:
+    """All rows, in order.
+
+    Raises:
+        InputError: a column is missing, a subject is in two splits, or the file is unreadable.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as stream:
+            table = csv.DictReader(stream)
+            missing = [c for c in COLUMNS if c not in (table.fieldnames or ())]
+            if missing:
+                raise InputError(f"{path}: a training manifest needs the columns {COLUMNS}")
+            lines = list(table)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable CSV manifest ({error})") from error
+    rows = [
+        Row(line["subject"], line["split"], Path(data_dir) / line["image"], line["sha256"])
+        for line in lines
+    ]
+    seen: dict[str, str] = {}
+    for row in rows:
+        if seen.setdefault(row.subject, row.split) != row.split:
+            raise InputError(
+                f"{path}: subject {row.subject} is in the splits {seen[row.subject]} and "
+                f"{row.split}; put all scans of a subject into one"
+            )
+    return rows
+
+
+def read_split(path: Path | str, data_dir: Path | str, split: str) -> list[Row]:
+    """The rows of one split, with every file present and, by its hash, the one that was meant."""
+    rows = [row for row in read_manifest(path, data_dir) if row.split == split]
+    if not rows:
+        raise InputError(f"{path}: no scan in the split {split!r}")
+    for row in rows:
+        if not row.image.exists():
+            raise InputError(
+                f"{row.image}: named in {path} but not there; give the folder of the data set "
+                "with --data-dir (data_manifests/README.md says how to obtain it)"
+            )
+        if row.sha256 and input_sha256(row.scan) != row.sha256:
+            raise InputError(f"{row.image}: not the file that {path} means (sha256 differs)")
+    return rows
+
+
+class Augment:
+    """Random but healthy variation of windows `(C, *S)`; what is not brain stays exactly 0.
+
+    Args:
+        flip: mirror left and right (axis 0) in half of the draws.
+        rotate_deg: largest rotation about each axis.
+        scale: largest relative change of size along each axis.
+        shift: largest shift in voxels along each axis.
+        gamma: range of the exponent of the intensities.
+        noise: largest standard deviation of added noise.
+    """
+
+    def __init__(
+        self,
+        flip: bool = True,
+        rotate_deg: float = 0.0,
+        scale: float = 0.0,
+        shift: float = 0.0,
+        gamma: Sequence[float] | None = None,
+        noise: float = 0.0,
+    ) -> None:
+        place: list[Any] = [RandFlip(prob=0.5, spatial_axis=0)] if flip else []
+        if rotate_deg or scale or shift:
+            place.append(
+                RandAffine(
+                    prob=0.75,
+                    rotate_range=[float(np.deg2rad(rotate_deg))] * 3,
+                    scale_range=[scale] * 3,
+                    translate_range=[shift] * 3,
+                    padding_mode="zeros",
+                )
+            )
+        look: list[Any] = []
+        if gamma is not None:
+            look.append(RandAdjustContrast(prob=0.5, gamma=tuple(gamma)))
+        if noise:
+            look.append(RandGaussianNoise(prob=0.5, std=noise))
+        self.place, self.look = Compose(place), Compose(look)
+
+    def seed(self, seed: int) -> None:
+        """Start the random draws anew."""
+        self.place.set_random_state(seed)
+        self.look.set_random_state(seed + 1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Vary one window `(C, *S)`."""
+        brain = (x != 0).any(dim=0, keepdim=True)
+        moved = torch.as_tensor(self.place(torch.cat([x, brain.to(x.dtype)])))
+        inside = moved[-1:] > 0.5
+        # Interpolation mixes air into the rim: divide by the share that is brain.
+        y = torch.where(inside, moved[:-1] / moved[-1:].clamp(min=0.5), 0)
+        return torch.where(inside, torch.as_tensor(self.look(y)).clamp(min=1e-3), 0)
+
+
+class HealthySet:
+    """Windows of preprocessed healthy scans.
+
+    Each scan is preprocessed once, by the very transforms that inference uses, and kept in a cache
+    folder as float16 under a name made from the file's hash and the transforms' settings.
+
+    Args:
+        rows: the scans (`read_split`).
+        preprocessing: a bundle's preprocessing.
+        cache_dir: folder of preprocessed scans.
+        settings: what the preprocessing was built from; part of the cache's names.
+        roi: spatial shape of random patches; None: the whole volume.
+        windows_per_scan: random patches of each scan in an epoch.
+        augment: variation while training; None: none.
+        workers: processes that preprocess; 0: in this one.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        preprocessing: Any,
+        cache_dir: Path | str,
+        *,
+        settings: Any = None,
+        roi: Sequence[int] | None = None,
+        windows_per_scan: int = 1,
+        augment: Augment | None = None,
+        workers: int = 0,
+    ) -> None:
+        self.rows = list(rows)
+        self.augment = augment
+        self.windows_per_scan = windows_per_scan
+        self.crop = RandSpatialCrop(list(roi), random_size=False) if roi is not None else None
+        self._augmented = False
+        self.files = _fill_cache(self.rows, preprocessing, Path(cache_dir), settings, workers)
+        self.scans = [torch.from_numpy(np.load(file)) for file in self.files]
+
+    def __len__(self) -> int:
+        return len(self.scans) * self.windows_per_scan
+
+    def set_epoch(self, seed: int, *, augment: bool) -> None:
+        """Draw the coming epoch's random windows and augmentation from `seed`."""
+        self._augmented = augment
+        if self.crop is not None:
+            self.crop.set_random_state(seed)
+        if self.augment is not None:
+            self.augment.seed(seed)
+
+    def __getitem__(self, index: int) -> Tensor:
+        x = self.scans[index % len(self.scans)].float()
+        if self.augment is not None and self._augmented:
+            x = self.augment(x)
+        if self.crop is not None:
+            x = torch.as_tensor(self.crop(x))
+        return torch.as_tensor(x)
+
+
+def _fill_cache(
+    rows: Sequence[Row], preprocessing: Any, cache_dir: Path, settings: Any, workers: int
+) -> list[Path]:
+    """Preprocess what the cache lacks; returns one `.npy` of `(C, *grid)` float16 a row."""
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    recipe = json.dumps(settings, sort_keys=True, default=str).encode()
+    files = [
+        cache_dir / f"{hashlib.sha256(row.sha256.encode() + recipe).hexdigest()[:24]}.npy"
+        for row in rows
+    ]
+    todo = [
+        (row, file) for row, file in zip(rows, files, strict=True) if not file.exists()
+    ]
+    bar = tqdm(total=len(todo), desc="preprocess", unit="scan", disable=None if todo else True)
+    if workers:
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            jobs = [pool.submit(_preprocess, preprocessing, row, file) for row, file in todo]
+            for job in jobs:
+                job.result()
+                bar.update()
+    else:
+        for row, file in todo:
+            _preprocess(preprocessing, row, file)
+            bar.update()
+    bar.close()
+    return files
+
+
+def _preprocess(preprocessing: Any, row: Row, file: Path) -> None:
+    image = preprocessing({"image": row.scan})["image"]
+    array: NDArray[np.float16] = image.numpy().astype(np.float16)
+    with atomic(file) as temporary, temporary.open("wb") as stream:
+        np.save(stream, array)

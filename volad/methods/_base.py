@@ -1,0 +1,133 @@
+"""The contract every method fulfils. A method's `forward` is its score map."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from volad.heads import VoxelNormal
+from volad.residual import RESIDUALS, SIGNED, residual
+
+__all__ = ["Method", "Reconstruction", "Stage", "Update", "Window"]
+
+#: What one input of a method is.
+Window = Literal["volume", "patch", "slice"]
+#: What a training step yields: the name of the child module to update, and its loss (a scalar).
+Update = tuple[str, Tensor]
+
+
+def _nothing() -> None:
+    """Most stages have nothing to do after their last epoch."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training: a step for every batch, and what to do after the last one.
+
+    Attributes:
+        step: takes a batch `(B, C, *S)` and yields the updates it makes, in order; the loop does
+            backward, clipping and the optimiser's step before it asks for the next one. A step
+            that yields nothing learns through buffers.
+        epochs: passes over the training set; None: as many as the training was asked for.
+        finish: called once at the stage's end.
+        learns: False where the step only collects statistics: it is then called in evaluation
+            mode, without gradients and on windows without augmentation.
+    """
+
+    step: Callable[[Tensor], Iterator[Update]]
+    epochs: int | None = None
+    finish: Callable[[], None] = _nothing
+    learns: bool = True
+
+
+class Method(nn.Module, ABC):
+    """A map from a window of a scan to one score per voxel, learned from healthy scans.
+
+    Higher scores are less like the healthy training set. Voxels outside the brain are exactly 0
+    in every channel, and a method may use that. Lesion labels never reach a method.
+
+    Attributes:
+        windows: the kinds of window the method can work on, the preferred one first.
+        tiny: the smallest arguments that still train; the contract tests use them.
+    """
+
+    windows: ClassVar[tuple[Window, ...]] = ("patch", "volume", "slice")
+    tiny: ClassVar[Mapping[str, Any]] = {}
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Score windows: `(B, C, *S)` in, `(B, 1, *S)` out, finite, 0 outside the brain or not."""
+
+    @abstractmethod
+    def stages(self) -> Sequence[Stage]:
+        """The stages of a training, one after the other."""
+
+    def validation_loss(self, x: Tensor) -> Tensor:
+        """How badly healthy windows `(B, C, *S)` not trained on are explained; a scalar."""
+        inside = brain_of(x)
+        return (self(x) * inside).sum() / inside.sum().clamp(min=1)
+
+
+class Reconstruction(Method):
+    """A method whose score is the residual between a window and its healthy counterpart.
+
+    With `grid` given, residuals are standardised voxel by voxel: a last stage measures mean and
+    spread of the residual of healthy scans at every voxel of the grid, so that what is hard to
+    reconstruct in everybody (cortex, ventricle walls) does not count as a lesion. That needs
+    aligned whole volumes.
+
+    Args:
+        kind: how the two are compared, a name in `volad.residual`.
+        grid: spatial shape of the aligned volumes, or None for windows at any place.
+        floor: added to the spread, in units of the image.
+        channels: image channels, needed with `grid`.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        grid: Sequence[int] | None = None,
+        floor: float = 0.05,
+        channels: int = 1,
+    ) -> None:
+        super().__init__()
+        if kind not in RESIDUALS:
+            raise ValueError(f"residual must be one of {sorted(RESIDUALS)}, got {kind!r}")
+        if grid is not None and kind not in SIGNED:
+            raise ValueError(f"residual {kind!r} cannot be standardised; choose from {SIGNED}")
+        self.kind = kind
+        self.spread = VoxelNormal(channels, grid, floor) if grid is not None else None
+
+    @abstractmethod
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The healthy counterpart of windows `(B, C, *S)`, of the same shape."""
+
+    @abstractmethod
+    def training_step(self, x: Tensor) -> Iterator[Update]:
+        """Yield each update this batch makes."""
+
+    def stages(self) -> Sequence[Stage]:
+        learn = [Stage(self.training_step)]
+        if self.spread is None:
+            return learn
+        return [*learn, Stage(self._measure, epochs=1, learns=False)]
+
+    def _measure(self, x: Tensor) -> Iterator[Update]:
+        assert self.spread is not None
+        self.spread.update(x - self.reconstruct(x))
+        yield from ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_hat = self.reconstruct(x)
+        if self.spread is None:
+            return residual(self.kind, x, x_hat)
+        return residual(self.kind, self.spread(x - x_hat) * brain_of(x))
+
+
+def brain_of(x: Tensor) -> Tensor:
+    """`(B, 1, *S)`: 1.0 where any channel of `x (B, C, *S)` is not exactly 0."""
+    return (x != 0).any(dim=1, keepdim=True).to(x.dtype)

@@ -1,0 +1,108 @@
+"""3D convolutional autoencoder: what it cannot rebuild from healthy anatomy is the lesion.
+
+Method: Sato et al., "A primitive study on unsupervised anomaly detection with an autoencoder in
+emergency head CT volumes", SPIE Medical Imaging 2018; the dense and spatial bottlenecks after Baur
+et al., "Autoencoders for unsupervised anomaly segmentation in brain MR images: a comparative
+study", Medical Image Analysis 69 (2021); corruption after Vincent et al. (JMLR 2010) and Kascenas
+et al. (MIDL 2022). Differs from them: strided convolutions with group normalisation; the position
+in the window is an input; on aligned volumes the residual is standardised voxel by voxel with the
+residuals of healthy scans; loss and score are taken inside the brain only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from volad.corrupt import CORRUPTIONS, corrupt
+from volad.methods._base import Reconstruction, Update, brain_of
+from volad.nets import ConvAutoencoder, coordinates
+
+__all__ = ["AE"]
+
+
+class AE(Reconstruction):
+    """Minimise the error of rebuilding healthy windows, corrupted or not, from a narrow code.
+
+    Args:
+        channels: image channels.
+        spatial_dims: 2 for slices, 3 for volumes and patches.
+        features: feature channels of each level; each level halves the resolution.
+        convs: convolutions per level.
+        bottleneck: `spatial` keeps a coarse map of codes; `dense` has one vector for the window
+            and needs `grid`.
+        code: channels of the spatial code, or length of the dense one.
+        grid: spatial shape of aligned whole volumes, in voxels; None for patches and slices.
+        standardise: divide residuals by their healthy spread at each voxel; needs `grid`.
+        floor: added to that spread, in units of the image.
+        position: give the network each voxel's place in the window; for aligned volumes.
+        corruption: `none`, or a name in `volad.corrupt`, undone in training only.
+        amount: strength of the corruption: a share of the voxels, or a standard deviation.
+        loss: `l2` as in Sato et al., `l1` as in Baur et al.; mean over brain voxels.
+        residual: how a window and its reconstruction are compared, a name in `volad.residual`.
+        dropout: channel dropout of the code while training.
+    """
+
+    tiny = {"features": (8, 16), "code": 4, "convs": 1}
+
+    def __init__(
+        self,
+        channels: int = 1,
+        spatial_dims: int = 3,
+        features: Sequence[int] = (16, 32, 64),
+        convs: int = 2,
+        bottleneck: Literal["spatial", "dense"] = "spatial",
+        code: int = 64,
+        grid: Sequence[int] | None = None,
+        standardise: bool = False,
+        floor: float = 0.05,
+        position: bool = False,
+        corruption: str = "none",
+        amount: float = 0.3,
+        loss: Literal["l1", "l2"] = "l2",
+        residual: str = "squared",
+        dropout: float = 0.0,
+    ) -> None:
+        if (standardise or bottleneck == "dense") and grid is None:
+            raise ValueError("standardise and the dense bottleneck need grid, the volumes' shape")
+        if corruption != "none" and corruption not in CORRUPTIONS:
+            known = ", ".join(("none", *CORRUPTIONS))
+            raise ValueError(f"corruption must be one of {known}, got {corruption!r}")
+        super().__init__(residual, grid if standardise else None, floor, channels)
+        self.position = position
+        self.corruption = corruption
+        self.amount = amount
+        self.loss = loss
+        self.net = ConvAutoencoder(
+            spatial_dims,
+            channels + (spatial_dims if position else 0),
+            channels,
+            features,
+            convs,
+            code,
+            grid if bottleneck == "dense" else None,
+            dropout,
+        )
+
+    def training_step(self, x: Tensor) -> Iterator[Update]:
+        seen = x if self.corruption == "none" else corrupt(self.corruption, x, self.amount)
+        yield "net", self._error(self._rebuild(seen), x)
+
+    def validation_loss(self, x: Tensor) -> Tensor:
+        return self._error(self._rebuild(x), x)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        return self._rebuild(x) * brain_of(x)
+
+    def _rebuild(self, x: Tensor) -> Tensor:
+        seen = torch.cat([x, coordinates(x) * brain_of(x)], dim=1) if self.position else x
+        y: Tensor = self.net(seen)
+        return y.to(x.dtype)
+
+    def _error(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        difference = (x_hat - x) * brain_of(x)
+        error = difference.abs() if self.loss == "l1" else difference.square()
+        return error.sum() / (brain_of(x).sum().clamp(min=1) * x.shape[1])

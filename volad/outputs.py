@@ -1,0 +1,183 @@
+"""Step 7: what is written for a scan, and under which names; the sidecar always last."""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+import resource
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import volad
+from volad.bundle import Identity
+from volad.errors import UsageError
+from volad.io import Scan, write_json, write_map, write_mask, write_text
+from volad.pipeline import Pipeline, Result
+from volad.report.lesions import find_lesions, lesions_csv
+from volad.report.page import render_page
+
+if TYPE_CHECKING:
+    from volad.batch import Outcome
+
+__all__ = ["Outputs", "sidecar", "write_outputs", "write_statistics"]
+
+NIFTI = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where results go and which are wanted.
+
+    Attributes:
+        target: a folder, or the path of the one mask.
+        save_score: write the score map.
+        save_healthy: write the healthy counterpart.
+        stats: write lesion tables.
+        report: write report pages.
+    """
+
+    target: Path
+    save_score: bool = True
+    save_healthy: bool = False
+    stats: bool = True
+    report: bool = True
+
+    @property
+    def _is_file(self) -> bool:
+        return self.target.name.endswith(NIFTI)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that all results lie below."""
+        return self.target.parent if self._is_file else self.target
+
+    def check(self, scans: int) -> None:
+        """Refuse one mask path for several scans."""
+        if self._is_file and scans != 1:
+            raise UsageError(
+                f"{self.target}: one mask file for {scans} scans; name a folder with -o"
+            )
+
+    def path(self, scan: Scan, kind: str) -> Path:
+        """Path of `mask.nii.gz`, `score.nii.gz`, `mask.json`, ... for a scan."""
+        if not self._is_file:
+            return self.target / scan.group / f"{scan.name}_{kind}"
+        if kind == "mask.nii.gz":
+            return self.target
+        stem = self.target.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_mask")
+        return self.target.parent / f"{stem}_{kind}"
+
+
+def write_outputs(
+    outputs: Outputs, scan: Scan, result: Result, pipeline: Pipeline, identity: Identity
+) -> Outcome:
+    """Write one scan's results; each file whole or not at all, the sidecar last.
+
+    Raises:
+        VoladError: the disk is full or read-only.
+    """
+    from volad.batch import Outcome
+
+    volume = result.volume
+    lesions = find_lesions(result.mask, result.score, volume.affine)
+    facts = sidecar(result, pipeline, identity)
+    facts["lesions"] = {"count": len(lesions), "mm3": sum(x.volume_mm3 for x in lesions)}
+    files = {"mask": outputs.path(scan, "mask.nii.gz")}
+    write_mask(files["mask"], result.mask, volume)
+    if outputs.save_score:
+        files["score"] = outputs.path(scan, "score.nii.gz")
+        write_map(files["score"], result.score, volume)
+    if outputs.save_healthy and result.healthy is not None:
+        files["healthy"] = outputs.path(scan, "healthy.nii.gz")
+        write_map(files["healthy"], result.healthy, volume)
+    if outputs.stats:
+        files["lesions"] = outputs.path(scan, "lesions.csv")
+        write_text(files["lesions"], lesions_csv(lesions))
+    if outputs.report:
+        files["report"] = outputs.path(scan, "report.html")
+        write_text(files["report"], _page(result, lesions, facts, identity))
+    files["sidecar"] = outputs.path(scan, "mask.json")
+    write_json(files["sidecar"], facts)
+    return Outcome(
+        scan,
+        files,
+        lesions=len(lesions),
+        lesion_voxels=int(result.mask.sum()),
+        lesion_mm3=sum(x.volume_mm3 for x in lesions),
+        flags=result.flags,
+    )
+
+
+def _page(result: Result, lesions: Any, facts: dict[str, Any], identity: Identity) -> str:
+    volume = result.volume
+    return render_page(
+        name=volume.scan.name,
+        image=volume.image.numpy()[0],
+        score=result.score,
+        mask=result.mask,
+        affine=volume.affine,
+        lesions=lesions,
+        provenance=facts,
+        threshold=result.threshold,
+        healthy=result.healthy,
+        warnings=result.flags,
+        modality=identity.modality,
+    )
+
+
+def sidecar(result: Result, pipeline: Pipeline, identity: Identity) -> dict[str, Any]:
+    """What made a mask: everything needed to trust it or to make it again."""
+    device = pipeline.device
+    peak = {"host_mib": _peak_mib()}
+    if device.type == "cuda":
+        peak["device_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    volume = result.volume
+    return {
+        "Type": "Lesion",
+        "Sources": [volume.scan.path.name],
+        "SpatialReference": "orig",
+        "input": {
+            "sha256": volume.sha256,
+            "shape": list(volume.shape),
+            "spacing_mm": list(volume.spacing_mm),
+        },
+        "flags": list(result.flags),
+        "bundle": identity.facts(),
+        "threshold": {"value": result.threshold, "calibration": identity.calibration},
+        "preprocessing": result.facts,
+        "software": {
+            "volad": volad.__version__,
+            "monai": version("monai"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "device": str(device),
+        "amp": pipeline.amp,
+        "threads": torch.get_num_threads(),
+        "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+        "peak_memory": {name: round(value) for name, value in peak.items()},
+        "notice": "volad is not a medical device: not for diagnosis or treatment",
+    }
+
+
+def _peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB here
+
+
+def write_statistics(path: Path, outcomes: Iterable[Outcome]) -> None:
+    """One row a scan, with the columns that LST-AI's users know, and how it ended."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["name", "Num_Lesions", "Num_Vox", "Lesion_Volume", "flags", "error"])
+    for o in outcomes:
+        numbers = ("", "", "") if o.error else (o.lesions, o.lesion_voxels, f"{o.lesion_mm3:.3f}")
+        table.writerow([str(o.scan.group / o.scan.name), *numbers, "; ".join(o.flags), o.error])
+    write_text(path, text.getvalue())

@@ -1,0 +1,178 @@
+"""The one way through: a `Pipeline` takes one scan from file to mask (`volad.batch`: many)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from monai.transforms import Compose
+from numpy.typing import NDArray
+from torch import Tensor
+
+from volad.errors import VoladError
+from volad.io import Scan, Volume
+from volad.methods._base import Method, Reconstruction
+from volad.postprocess import Threshold, ToScan
+from volad.preprocess.steps import Sample
+
+__all__ = ["Pipeline", "Result", "prepare"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the pipeline found in one scan; every array on the scan's own grid.
+
+    Attributes:
+        volume: the scan as read.
+        mask: `(X, Y, Z)` bool, lesions.
+        score: `(X, Y, Z)` float32, higher is less like healthy; 0 outside the brain.
+        healthy: `(X, Y, Z)` float32 in the scan's units, the healthy counterpart that the method
+            inferred; None where it infers none or none was asked for.
+        brain: `(X, Y, Z)` bool.
+        flags: lines that the user must see.
+        facts: what the steps measured.
+        seconds: wall time per stage.
+        threshold: what the mask was cut at.
+    """
+
+    volume: Volume
+    mask: NDArray[np.bool_]
+    score: NDArray[np.float32]
+    healthy: NDArray[np.float32] | None
+    brain: NDArray[np.bool_]
+    flags: tuple[str, ...]
+    facts: dict[str, Any]
+    seconds: dict[str, float]
+    threshold: float
+
+
+@dataclass
+class _Clock:
+    """Adds up wall time per stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+
+
+def prepare(preprocessing: Compose, scan: Scan | Volume | str) -> Sample:
+    """Read and preprocess one scan, timed; needs no network, so it can run in another process."""
+    sample: Sample = {"image": scan}
+    clock = _Clock()
+    for step in preprocessing.transforms:
+        with clock(_name(step)):
+            sample = step(sample)
+    return {**sample, "seconds": clock.seconds}
+
+
+class Pipeline:
+    """One scan from file to mask.
+
+    Args:
+        preprocessing: the bundle's transforms (`volad.preprocess.steps`).
+        inferer: how the method walks over the volume (`volad.window`).
+        network: the trained method.
+        postprocessing: the bundle's transforms (`volad.postprocess`).
+        device: where the method runs.
+        amp: bfloat16 autocast; scores then differ in the third digit from those calibrated.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Compose,
+        inferer: Inferer,
+        network: Method,
+        postprocessing: Compose,
+        device: torch.device | str = "cpu",
+        amp: bool = False,
+    ) -> None:
+        self.preprocessing = preprocessing
+        self.inferer = inferer
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval().requires_grad_(False)
+        self.amp = amp
+        steps = list(postprocessing.transforms)
+        cuts = [i for i, step in enumerate(steps) if isinstance(step, Threshold)]
+        if len(cuts) != 1:
+            raise ValueError("postprocessing must hold exactly one volad.postprocess.Threshold")
+        self.map_steps, self.cut, self.mask_steps = (
+            steps[: cuts[0]],
+            steps[cuts[0]],
+            steps[cuts[0] + 1 :],
+        )
+
+    def score(self, sample: Sample) -> Sample:
+        """The continuous score on the scan's grid as `pred`; calibration reads this too."""
+        clock = _Clock(dict(sample["seconds"]))
+        with clock("model"):
+            pred = self._infer(sample["image"], self.network)
+        out: Sample = {**sample, "pred": MetaTensor(pred, affine=sample["image"].affine)}
+        for step in self.map_steps:
+            with clock(_name(step)):
+                out = step(out)
+        if not bool(torch.isfinite(out["pred"].as_tensor()).all()):
+            raise VoladError(
+                f"{sample['volume'].scan.path}: the model gave scores that are not finite; "
+                "run without --amp, or on --device cpu"
+            )
+        return {**out, "seconds": clock.seconds}
+
+    def finish(self, scored: Sample, *, healthy: bool = False) -> Result:
+        """Threshold a score and clean the mask."""
+        clock = _Clock(dict(scored["seconds"]))
+        sample = scored
+        for step in (self.cut, *self.mask_steps):
+            with clock(_name(step)):
+                sample = step(sample)
+        counterpart = None
+        if healthy:
+            with clock("healthy"):
+                counterpart = self._healthy(scored)
+        return Result(
+            volume=sample["volume"],
+            mask=sample["pred"].numpy()[0].astype(bool),
+            score=sample["score"].numpy()[0].astype(np.float32),
+            healthy=counterpart,
+            brain=sample["native_brain"].numpy()[0].astype(bool),
+            flags=tuple(sample["flags"]),
+            facts=dict(sample["facts"]),
+            seconds=clock.seconds,
+            threshold=self.cut.value,
+        )
+
+    def __call__(self, scan: Scan | Volume | str, *, healthy: bool = False) -> Result:
+        """Take one scan from file to mask."""
+        return self.finish(self.score(prepare(self.preprocessing, scan)), healthy=healthy)
+
+    def _infer(self, image: MetaTensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        window = image.as_tensor()[None].to(self.device)
+        # Not inference_mode: some methods take gradients at test time.
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            out: Tensor = self.inferer(window, network)
+        return out[0].float().cpu()
+
+    def _healthy(self, sample: Sample) -> NDArray[np.float32] | None:
+        if not isinstance(self.network, Reconstruction):
+            return None
+        image: MetaTensor = sample["image"]
+        counterpart = self._infer(image, self.network.reconstruct)[:1]
+        values = sample["scale"].inverse(counterpart.numpy())
+        brain = sample["brain"].numpy()
+        pred = MetaTensor(torch.from_numpy(np.where(brain, values, 0)), affine=image.affine)
+        back: NDArray[np.float32] = ToScan()({**sample, "pred": pred})["pred"].numpy()[0]
+        return back.astype(np.float32)
+
+
+def _name(step: Any) -> str:
+    return type(step).__name__

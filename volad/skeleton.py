@@ -1,0 +1,368 @@
+"""Make the files of a new bundle for a method, ready to train: what `volad train METHOD` starts from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import volad
+from volad import methods
+from volad.errors import UsageError
+from volad.io import write_json, write_text
+
+__all__ = ["SPACES", "create"]
+
+#: Spaces a bundle can work in: how scans get onto the model's grid.
+SPACES = ("mni", "isotropic")
+
+#: Voxels of the shipped MNI152 grid (`volad.preprocess.align.Template`).
+MNI_GRID = (80, 96, 88)
+
+LOGGING = """[loggers]
+keys=root
+
+[handlers]
+keys=console
+
+[formatters]
+keys=plain
+
+[logger_root]
+level=INFO
+handlers=console
+
+[handler_console]
+class=StreamHandler
+level=INFO
+formatter=plain
+args=(sys.stderr,)
+
+[formatter_plain]
+format=%(asctime)s %(levelname)s %(name)s: %(message)s
+"""
+
+
+def create(
+    root: Path,
+    method: str,
+    *,
+    arguments: Mapping[str, Any],
+    modality: str = "mr",
+    space: str = "mni",
+    spacing_mm: float = 1.0,
+    patch: Sequence[int] = (64, 64, 64),
+    landmarks: Sequence[float] | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a bundle's configs, metadata, licence notices and documentation stub to fill in.
+
+    Args:
+        root: folder of the bundle, made where it is not there.
+        method: name of the method.
+        arguments: the method's arguments that differ from its defaults.
+        modality: `mr` or `ct`.
+        space: `mni` works on whole aligned volumes of 2 mm, `isotropic` on patches.
+        spacing_mm: voxel size of the isotropic space.
+        patch: spatial shape of its patches.
+        landmarks: intensity landmarks learned from the training scans (MR only); without them MR
+            is scaled by its own range.
+        training: settings of `train.json` that differ from its defaults.
+    """
+    if space not in SPACES:
+        raise UsageError(f"--space must be one of {', '.join(SPACES)}, got {space!r}")
+    window = _window(method, space)
+    network = _network(method, arguments, space)
+    _check(method, network)
+    inference = _inference(network, modality, space, window, spacing_mm, patch, landmarks)
+    write_json(root / "configs" / "inference.json", inference)
+    write_json(root / "configs" / "train.json", _train(window, patch, training or {}))
+    write_json(root / "configs" / "metadata.json", _metadata(root.name, method, modality, window, patch))
+    write_text(root / "configs" / "logging.conf", LOGGING)
+    write_text(root / "LICENSE", "Apache-2.0; see the LICENSE of volad.\n")
+    write_text(root / "docs" / "README.md", _readme(root.name, method))
+    write_text(root / "docs" / "data_license.txt", "State the licence of the training data here.\n")
+
+
+def _window(method: str, space: str) -> str:
+    windows = methods.load(method).windows
+    wanted = "volume" if space == "mni" else "patch"
+    if wanted not in windows:
+        raise UsageError(f"{method} works on {' or '.join(windows)} windows, not in --space {space}")
+    return wanted
+
+
+def _network(method: str, arguments: Mapping[str, Any], space: str) -> dict[str, Any]:
+    """The method's settings; a method that can know the grid is told it."""
+    cls = methods.load(method)
+    known = inspect.signature(cls).parameters
+    settings = dict(arguments)
+    if space == "mni" and "grid" in known:
+        settings.setdefault("grid", list(MNI_GRID))
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise UsageError(f"{method} has no argument {unknown[0]!r}; it has: {', '.join(known)}")
+    return {"_target_": f"{cls.__module__}.{cls.__name__}", **settings}
+
+
+def _check(method: str, network: Mapping[str, Any]) -> None:
+    """Build the method once, so that a wrong argument is found before hours of preprocessing."""
+    try:
+        methods.load(method)(**{k: v for k, v in network.items() if k != "_target_"})
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{method}: {error}") from error
+
+
+def _inference(
+    network: Mapping[str, Any],
+    modality: str,
+    space: str,
+    window: str,
+    spacing_mm: float,
+    patch: Sequence[int],
+    landmarks: Sequence[float] | None,
+) -> dict[str, Any]:
+    return {
+        "bundle_root": ".",
+        "dataset_dir": "/input",
+        "output_dir": "/output",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "amp": False,
+        "series": None,
+        "volume": None,
+        "workers": 0,
+        "save_score": True,
+        "save_healthy": False,
+        "stats": True,
+        "report": True,
+        "healthy_fpr": None,
+        "threshold": {
+            "_target_": "volad.calibrate.load_threshold",
+            "path": "$@bundle_root + '/models/calibration.json'",
+            "rate": "@healthy_fpr",
+        },
+        "min_lesion_mm3": 20.0,
+        "network_def": dict(network),
+        "preprocessing": {
+            "_target_": "monai.transforms.Compose",
+            "transforms": _steps(modality, space, spacing_mm, landmarks),
+        },
+        "inferer": _inferer(window, patch),
+        "postprocessing": {
+            "_target_": "monai.transforms.Compose",
+            "transforms": [
+                {"_target_": "volad.postprocess.MedianSmooth", "size": 3},
+                {"_target_": "volad.postprocess.Rim", "width_mm": 2.0},
+                {"_target_": "volad.postprocess.ToScan"},
+                {"_target_": "volad.postprocess.Threshold", "value": "@threshold"},
+                {"_target_": "volad.postprocess.DropSmallLesions", "min_mm3": "@min_lesion_mm3"},
+            ],
+        },
+        "network": {
+            "_target_": "volad.bundle.load_weights",
+            "network": "@network_def",
+            "path": "$@bundle_root + '/models/model.pt'",
+            "device": "@device",
+        },
+        "pipeline": {
+            "_target_": "volad.pipeline.Pipeline",
+            "preprocessing": "@preprocessing",
+            "inferer": "@inferer",
+            "network": "@network",
+            "postprocessing": "@postprocessing",
+            "device": "@device",
+            "amp": "@amp",
+        },
+        "dataset": {
+            "_target_": "volad.io.find_scans",
+            "path": "@dataset_dir",
+            "series": "@series",
+        },
+        "handlers": [],
+        "key_metric": {},
+        "evaluator": {
+            "_target_": "volad.batch.Batch",
+            "pipeline": "@pipeline",
+            "scans": "@dataset",
+            "output_dir": "@output_dir",
+            "identity": {"_target_": "volad.bundle.identity", "root": "@bundle_root"},
+            "save_score": "@save_score",
+            "save_healthy": "@save_healthy",
+            "stats": "@stats",
+            "report": "@report",
+            "workers": "@workers",
+        },
+        "initialize": [],
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def _steps(
+    modality: str, space: str, spacing_mm: float, landmarks: Sequence[float] | None
+) -> list[dict[str, Any]]:
+    prefix = "volad.preprocess.steps"
+    steps: list[dict[str, Any]] = [
+        {"_target_": f"{prefix}.Load", "volume": "@volume"},
+        {"_target_": f"{prefix}.ExtractBrain", "kind": "ct" if modality == "ct" else "auto"},
+    ]
+    if space == "mni":
+        steps.append({"_target_": f"{prefix}.AlignToTemplate"})
+    else:
+        steps.append({"_target_": f"{prefix}.ResampleIsotropic", "spacing_mm": spacing_mm})
+    if modality == "ct":
+        return [*steps, {"_target_": f"{prefix}.Hounsfield", "window_hu": [0.0, 80.0]}]
+    steps.append({"_target_": f"{prefix}.CorrectBias"})
+    if landmarks is None:
+        return [*steps, {"_target_": f"{prefix}.RobustRange"}]
+    rounded = [round(float(v), 5) for v in landmarks]
+    return [*steps, {"_target_": f"{prefix}.Landmarks", "landmarks": rounded}]
+
+
+def _inferer(window: str, patch: Sequence[int]) -> dict[str, Any]:
+    inferer: dict[str, Any] = {"_target_": "volad.window.build", "kind": window}
+    if window == "patch":
+        inferer.update({"roi": list(patch), "overlap": 0.5, "batch": 2})
+    return inferer
+
+
+def _train(window: str, patch: Sequence[int], changes: Mapping[str, Any]) -> dict[str, Any]:
+    rows = {"_target_": "volad.data.read_split", "path": "@manifest", "data_dir": "@dataset_dir"}
+    healthy = {
+        "_target_": "volad.data.HealthySet",
+        "preprocessing": "@train::preprocessing",
+        "cache_dir": "@cache_dir",
+        "settings": {
+            "_target_": "volad.bundle.settings",
+            "root": "@bundle_root",
+            "name": "preprocessing",
+        },
+        "workers": "@workers",
+        **({"roi": list(patch), "windows_per_scan": 4} if window == "patch" else {}),
+    }
+    config: dict[str, Any] = {
+        "bundle_root": ".",
+        "dataset_dir": "/data",
+        "manifest": "/data/manifest.csv",
+        "cache_dir": "$@bundle_root + '/cache'",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "workers": 0,
+        "epochs": 100,
+        "batch": 4,
+        "lr": 0.001,
+        "ema": 0.99,
+        "patience": 30,
+        "amp": True,
+        "seed": 0,
+        "log_dir": None,
+        "augment": {"_target_": "volad.data.Augment"},
+        "network_def": {
+            "_target_": "volad.bundle.part",
+            "root": "@bundle_root",
+            "name": "network_def",
+        },
+        "train": {
+            "preprocessing": {
+                "_target_": "volad.bundle.part",
+                "root": "@bundle_root",
+                "name": "preprocessing",
+            },
+            "inferer": {"_target_": "volad.bundle.part", "root": "@bundle_root", "name": "inferer"},
+            "dataset": {**healthy, "rows": {**rows, "split": "train"}, "augment": "@augment"},
+            "handlers": [],
+            "trainer": {
+                "_target_": "volad.train.Trainer",
+                "method": "@network_def",
+                "train": "@train::dataset",
+                "validation": "@validate::dataset",
+                "output": "$@bundle_root + '/models/model.pt'",
+                "max_epochs": "@epochs",
+                "batch": "@batch",
+                "lr": "@lr",
+                "ema": "@ema",
+                "patience": "@patience",
+                "device": "@device",
+                "amp": "@amp",
+                "seed": "@seed",
+                "checkpoint": "$@bundle_root + '/models/checkpoint.pt'",
+                "log_dir": "@log_dir",
+            },
+        },
+        "validate": {"dataset": {**healthy, "rows": {**rows, "split": "validation"}}},
+        "initialize": [],
+        "run": ["$@train::trainer.run()"],
+    }
+    for key, value in changes.items():
+        if key not in config:
+            raise UsageError(f"training has no setting {key!r}")
+        config[key] = value
+    return config
+
+
+def _metadata(
+    name: str, method: str, modality: str, window: str, patch: Sequence[int]
+) -> dict[str, Any]:
+    import torch
+
+    shape = list(MNI_GRID) if window == "volume" else list(patch)
+    tensor = {
+        "type": "image",
+        "modality": modality.upper(),
+        "num_channels": 1,
+        "spatial_shape": shape,
+        "dtype": "float32",
+        "is_patch_data": window != "volume",
+    }
+    return {
+        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
+        "meta_schema_20240725.json",
+        "version": "0.1.0",
+        "changelog": {"0.1.0": f"made by volad {volad.__version__} on {date.today().isoformat()}"},
+        "monai_version": version("monai"),
+        "pytorch_version": torch.__version__.split("+")[0],
+        "numpy_version": version("numpy"),
+        "required_packages_version": {
+            "volad": volad.__version__,
+            "nibabel": version("nibabel"),
+            "SimpleITK": version("SimpleITK"),
+            "scipy": version("scipy"),
+        },
+        "optional_packages_version": {},
+        "supported_apps": {},
+        "name": name,
+        "task": "Unsupervised lesion segmentation: healthy scans are learned, what differs is found",
+        "description": methods.summary(method),
+        "authors": "The volad authors",
+        "copyright": "The volad authors",
+        "data_source": "state the source of the healthy training scans",
+        "data_type": "nifti",
+        "modality": modality,
+        "image_classes": "one channel",
+        "label_classes": "none: training takes no labels",
+        "pred_classes": "single channel, 1 is lesion",
+        "intended_use": "Research only. Not a medical device: not for diagnosis or treatment.",
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    **tensor,
+                    "format": "magnitude" if modality == "mr" else "hounsfield",
+                    "value_range": [0, 2],
+                    "channel_def": {"0": "image"},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    **tensor,
+                    "format": "regression",
+                    "value_range": [],
+                    "channel_def": {"0": "score: higher is less like healthy tissue"},
+                }
+            },
+        },
+    }
+
+
+def _readme(name: str, method: str) -> str:
+    return f"# {name}\n\n{methods.summary(method)}\n\nTrained with `volad train {method}`.\n"

@@ -1,0 +1,55 @@
+"""Step 3: how a method walks over a volume: as MONAI inferers, so that any of MONAI's serves too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai.inferers import Inferer, SimpleInferer, SliceInferer, SlidingWindowInferer
+
+__all__ = ["build"]
+
+KINDS = ("volume", "patch", "slice")
+
+
+def build(
+    kind: str,
+    roi: Sequence[int] | None = None,
+    *,
+    overlap: float = 0.5,
+    batch: int = 2,
+    axis: int = 2,
+) -> Inferer:
+    """An inferer: `inferer(volume (1, C, X, Y, Z), network) -> (1, 1, X, Y, Z)`.
+
+    Args:
+        kind: `volume` gives the network all of it at once; `patch` overlapping 3D windows, merged
+            with Gaussian weights; `slice` the 2D slices across `axis`.
+        roi: spatial shape of a patch, or of the window within a slice (None: the whole slice).
+        overlap: share of a window that the next one covers again, 0 to 0.9 (not the step).
+        batch: windows per pass. At 1 torch falls back to its slow 3D convolution on the CPU.
+        axis: the axis that slices are cut across, 0 to 2.
+    """
+    if kind == "volume":
+        return SimpleInferer()
+    if kind not in KINDS:
+        raise ValueError(f"window kind must be one of {KINDS}, got {kind!r}")
+    if not 0 <= overlap <= 0.9:
+        raise ValueError(f"overlap must be from 0 to 0.9, got {overlap}")
+    if kind == "patch":
+        if roi is None:
+            raise ValueError("patch windows need a roi, their spatial shape in voxels")
+        return SlidingWindowInferer(
+            roi_size=tuple(roi),
+            sw_batch_size=batch,
+            overlap=overlap,
+            mode="gaussian",
+            cache_roi_weight_map=True,
+        )
+    return SliceInferer(
+        spatial_dim=axis,
+        # A window of -1 spans the whole axis, whatever its size.
+        roi_size=tuple(roi) if roi is not None else (-1, -1),
+        sw_batch_size=batch,
+        overlap=overlap,
+        mode="gaussian",
+    )
