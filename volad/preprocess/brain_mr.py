@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from volad.errors import InputError
 from volad.preprocess.brain_net import load_nets
+from volad.preprocess.brain_stripped import largest_component
 
-__all__ = ["MRBrain", "largest_component"]
+__all__ = ["MRBrain"]
 
 #: Grids of the two networks, in voxels, as trained: the whole scan, and the box around the brain.
 LOCATE, SEGMENT = (128, 128, 128), (256, 256, 256)
@@ -107,16 +108,6 @@ def _box(found: NDArray[np.bool_], shape: tuple[int, ...]) -> tuple[slice, ...]:
 def _solid(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The largest component with its holes filled."""
     return cast("NDArray[np.bool_]", ndimage.binary_fill_holes(largest_component(mask)))
-
-
-def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Only the largest face-connected component of `mask (X, Y, Z)`."""
-    labels, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return cast("NDArray[np.bool_]", labels == sizes.argmax())
 
 
 def _reproducible() -> AbstractContextManager[None]:
