@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,42 +18,13 @@ from tqdm import tqdm
 from volad.bundle import Identity
 from volad.errors import VoladError
 from volad.io import Scan, ensure_writable
-from volad.outputs import Outputs, write_outputs, write_statistics
+from volad.outputs import Outcome, Outputs, write_outputs, write_statistics
 from volad.pipeline import Pipeline, prepare
 from volad.preprocess.steps import Sample
 
-__all__ = ["Batch", "Outcome"]
+__all__ = ["Batch"]
 
 log = logging.getLogger(__name__)
-
-#: Exit code where some scans of several failed.
-SOME_FAILED = 3
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one scan ended.
-
-    Attributes:
-        scan: which one.
-        files: what was written, by kind (`mask`, `sidecar`, ...); empty where it failed.
-        lesions: how many were found.
-        lesion_voxels: how many voxels they have.
-        lesion_mm3: their volume.
-        flags: lines that the user must see.
-        error: what went wrong, in one line; empty where nothing did.
-        exit_code: 0, or the error's.
-    """
-
-    scan: Scan
-    files: dict[str, Path]
-    lesions: int = 0
-    lesion_voxels: int = 0
-    lesion_mm3: float = 0.0
-    flags: tuple[str, ...] = ()
-    error: str = ""
-    exit_code: int = 0
-
 
 class Batch:
     """A bundle's `evaluator`: segment every scan and write what was asked for.
@@ -129,7 +99,7 @@ class Batch:
         except (MemoryError, torch.OutOfMemoryError):
             failure = VoladError(f"{scan.path}: out of memory; use a machine or GPU with more")
         log.error("%s", failure)
-        return Outcome(scan, {}, error=str(failure), exit_code=failure.exit_code)
+        return Outcome(scan, error=str(failure), exit_code=failure.exit_code)
 
     def _prepared(self) -> Iterator[tuple[Scan, Sample | VoladError]]:
         """Each scan, read and preprocessed, or the error that this ended with; in order."""

@@ -48,7 +48,7 @@ class Identity:
         weights_sha256: of `models/model.pt`; empty where there is none.
         modality: `mr` or `ct`.
         method: name of the method.
-        calibration: how the threshold was found, without the tables of scores.
+        calibration: how the threshold was found, without the tables of scores and scans.
     """
 
     name: str
@@ -177,7 +177,7 @@ def identity(root: str | os.PathLike[str]) -> Identity:
         weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else "",
         modality=str(metadata.get("modality", "mr")),
         method=target.split(".")[-2],
-        calibration={k: v for k, v in calibration.items() if k != "tails"},
+        calibration={k: v for k, v in calibration.items() if k not in ("tails", "scans")},
     )
 
 

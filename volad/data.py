@@ -6,10 +6,11 @@ scan, the image's path relative to the data folder. It names no lesion mask.
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
     RandAdjustContrast,
@@ -26,7 +28,6 @@ from monai.transforms import (
     RandGaussianNoise,
     RandSpatialCrop,
 )
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -163,7 +164,8 @@ class HealthySet:
     """Windows of preprocessed healthy scans.
 
     Each scan is preprocessed once, by the very transforms that inference uses, and kept in a cache
-    folder as float16 under a name made from the file's hash and the transforms' settings.
+    folder under a name made from the file's hash and the transforms' settings. The last transform,
+    the intensity scale, is quick and applied on loading, so that learning a scale costs nothing.
 
     Args:
         rows: the scans (`read_split`).
@@ -193,8 +195,9 @@ class HealthySet:
         self.windows_per_scan = windows_per_scan
         self.crop = RandSpatialCrop(list(roi), random_size=False) if roi is not None else None
         self._augmented = False
-        self.files = _fill_cache(self.rows, preprocessing, Path(cache_dir), settings, workers)
-        self.scans = [torch.from_numpy(np.load(file)) for file in self.files]
+        files = fill_cache(self.rows, preprocessing, Path(cache_dir), settings, workers)
+        scale = preprocessing.transforms[-1]
+        self.scans = [_scaled(file, scale) for file in files]
 
     def __len__(self) -> int:
         return len(self.scans) * self.windows_per_scan
@@ -216,36 +219,62 @@ class HealthySet:
         return torch.as_tensor(x)
 
 
-def _fill_cache(
-    rows: Sequence[Row], preprocessing: Any, cache_dir: Path, settings: Any, workers: int
+def fill_cache(
+    rows: Sequence[Row], preprocessing: Any, cache_dir: Path, settings: Any, workers: int = 0
 ) -> list[Path]:
-    """Preprocess what the cache lacks; returns one `.npy` of `(C, *grid)` float16 a row."""
+    """Preprocess what the cache lacks, up to the intensity scale.
+
+    Args:
+        rows: the scans.
+        preprocessing: a bundle's preprocessing; its last transform is left out.
+        cache_dir: the cache.
+        settings: what the preprocessing was built from (`volad.bundle.settings`).
+        workers: processes; 0: this one.
+
+    Returns:
+        One `.npz` a row with `image (C, *grid)` float32 and `brain (1, *grid)` bool.
+    """
     cache_dir.mkdir(parents=True, exist_ok=True)
-    recipe = json.dumps(settings, sort_keys=True, default=str).encode()
-    files = [
-        cache_dir / f"{hashlib.sha256(row.sha256.encode() + recipe).hexdigest()[:24]}.npy"
-        for row in rows
-    ]
-    todo = [
-        (row, file) for row, file in zip(rows, files, strict=True) if not file.exists()
-    ]
-    bar = tqdm(total=len(todo), desc="preprocess", unit="scan", disable=None if todo else True)
-    if workers:
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            jobs = [pool.submit(_preprocess, preprocessing, row, file) for row, file in todo]
-            for job in jobs:
-                job.result()
-                bar.update()
-    else:
-        for row, file in todo:
-            _preprocess(preprocessing, row, file)
+    recipe = json.dumps(_before_scale(settings), sort_keys=True, default=str).encode()
+    names = [hashlib.sha256(row.sha256.encode() + recipe).hexdigest()[:24] for row in rows]
+    files = [cache_dir / f"{name}.npz" for name in names]
+    todo = [(row, file) for row, file in zip(rows, files, strict=True) if not file.exists()]
+    steps = preprocessing.transforms[:-1]
+    with tqdm(total=len(todo), desc="preprocess", unit="scan", disable=None) as bar:
+        for _ in _each(todo, steps, workers):
             bar.update()
-    bar.close()
     return files
 
 
-def _preprocess(preprocessing: Any, row: Row, file: Path) -> None:
-    image = preprocessing({"image": row.scan})["image"]
-    array: NDArray[np.float16] = image.numpy().astype(np.float16)
+def _each(todo: Sequence[tuple[Row, Path]], steps: Sequence[Any], workers: int) -> Iterator[None]:
+    if workers < 1:
+        for row, file in todo:
+            yield _preprocess(steps, row, file)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        for job in [pool.submit(_preprocess, steps, row, file) for row, file in todo]:
+            yield job.result()
+
+
+def _before_scale(settings: Any) -> Any:
+    """A preprocessing's settings without those of its last transform."""
+    if settings is None:
+        return None
+    stored = copy.deepcopy(settings)
+    stored["preprocessing"]["transforms"] = stored["preprocessing"]["transforms"][:-1]
+    return stored
+
+
+def _preprocess(steps: Sequence[Any], row: Row, file: Path) -> None:
+    sample: Any = {"image": row.scan}
+    for step in steps:
+        sample = step(sample)
     with atomic(file) as temporary, temporary.open("wb") as stream:
-        np.save(stream, array)
+        np.savez(stream, image=sample["image"].numpy(), brain=sample["brain"].numpy())
+
+
+def _scaled(file: Path, scale: Any) -> Tensor:
+    with np.load(file) as stored:
+        image, brain = MetaTensor(stored["image"]), MetaTensor(stored["brain"])
+    # Half precision resolves the intensity scale to a thousandth, in half the memory.
+    return torch.as_tensor(scale({"image": image, "brain": brain})["image"].as_tensor()).half()

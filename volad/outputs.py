@@ -8,10 +8,10 @@ import platform
 import resource
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -20,13 +20,10 @@ from volad.bundle import Identity
 from volad.errors import UsageError
 from volad.io import Scan, write_json, write_map, write_mask, write_text
 from volad.pipeline import Pipeline, Result
-from volad.report.lesions import find_lesions, lesions_csv
+from volad.report.lesions import find_lesions, lesions_csv, summary_row
 from volad.report.page import render_page
 
-if TYPE_CHECKING:
-    from volad.batch import Outcome
-
-__all__ = ["Outputs", "sidecar", "write_outputs", "write_statistics"]
+__all__ = ["Outcome", "Outputs", "sidecar", "write_outputs", "write_statistics"]
 
 NIFTI = (".nii.gz", ".nii")
 
@@ -75,6 +72,27 @@ class Outputs:
         return self.target.parent / f"{stem}_{kind}"
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How one scan ended.
+
+    Attributes:
+        scan: which one.
+        files: what was written, by kind (`mask`, `sidecar`, ...); empty where it failed.
+        summary: its row of the statistics (`volad.report.lesions.summary_row`).
+        flags: lines that the user must see.
+        error: what went wrong, in one line; empty where nothing did.
+        exit_code: 0, or the error's.
+    """
+
+    scan: Scan
+    files: dict[str, Path] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    error: str = ""
+    exit_code: int = 0
+
+
 def write_outputs(
     outputs: Outputs, scan: Scan, result: Result, pipeline: Pipeline, identity: Identity
 ) -> Outcome:
@@ -83,8 +101,6 @@ def write_outputs(
     Raises:
         VoladError: the disk is full or read-only.
     """
-    from volad.batch import Outcome
-
     volume = result.volume
     lesions = find_lesions(result.mask, result.score, volume.affine)
     facts = sidecar(result, pipeline, identity)
@@ -105,14 +121,9 @@ def write_outputs(
         write_text(files["report"], _page(result, lesions, facts, identity))
     files["sidecar"] = outputs.path(scan, "mask.json")
     write_json(files["sidecar"], facts)
-    return Outcome(
-        scan,
-        files,
-        lesions=len(lesions),
-        lesion_voxels=int(result.mask.sum()),
-        lesion_mm3=sum(x.volume_mm3 for x in lesions),
-        flags=result.flags,
-    )
+    name = (scan.group / scan.name).as_posix()
+    summary = summary_row(name, lesions, int(result.mask.sum()))
+    return Outcome(scan, files, summary, result.flags)
 
 
 def _page(result: Result, lesions: Any, facts: dict[str, Any], identity: Identity) -> str:
@@ -173,11 +184,13 @@ def _peak_mib() -> float:
 
 
 def write_statistics(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """One row a scan, with the columns that LST-AI's users know, and how it ended."""
+    """One row a scan: its lesions in LST-AI's columns, its flags, and how it ended."""
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["name", "Num_Lesions", "Num_Vox", "Lesion_Volume", "flags", "error"])
+    columns = [*summary_row("", [], 0), "flags", "error"]
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
     for o in outcomes:
-        numbers = ("", "", "") if o.error else (o.lesions, o.lesion_voxels, f"{o.lesion_mm3:.3f}")
-        table.writerow([str(o.scan.group / o.scan.name), *numbers, "; ".join(o.flags), o.error])
+        name = (o.scan.group / o.scan.name).as_posix()
+        row = {"Name": name, **o.summary, "flags": "; ".join(o.flags), "error": o.error}
+        table.writerow(row)
     write_text(path, text.getvalue())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from volad.errors import InputError, UsageError
@@ -39,7 +39,9 @@ class Scan:
     series: str | None = None
 
 
-def find_scans(path: Path | str, series: str | None = None) -> list[Scan]:
+def find_scans(
+    path: Path | str, series: str | None = None, brain_mask: Path | str | None = None
+) -> list[Scan]:
     """Find scans, in a fixed order.
 
     A folder is searched with its sub-folders. Left out are hidden files, zips, and names
@@ -53,10 +55,12 @@ def find_scans(path: Path | str, series: str | None = None) -> list[Scan]:
             optional columns `name`, `brain_mask`, `series`, or a `.json` datalist of such
             objects. Paths in a manifest start at its own folder.
         series: id of the one DICOM series to take, where there are several.
+        brain_mask: file with the one scan's brain mask.
 
     Raises:
         InputError: nothing there, several series, or two scans with one output name.
-        UsageError: `series` for something other than one DICOM folder or zip.
+        UsageError: `series` for something other than one DICOM folder or zip, or one
+            `brain_mask` for several scans.
     """
     path = Path(path)
     with reading(path):
@@ -64,6 +68,12 @@ def find_scans(path: Path | str, series: str | None = None) -> list[Scan]:
         scans = _scans(path, series)
     if series is not None and [scan.series for scan in scans] != [series]:
         raise UsageError(f"{path}: is no DICOM series; leave --series out")
+    if brain_mask is not None:
+        if len(scans) != 1:
+            raise UsageError(
+                f"{path}: one brain mask for {len(scans)} scans; name each scan's in a manifest"
+            )
+        scans = [replace(scans[0], brain_mask=Path(brain_mask))]
     _refuse_doubles(scans, path)
     return scans
 

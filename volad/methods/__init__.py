@@ -14,7 +14,7 @@ from volad.errors import UsageError
 if TYPE_CHECKING:
     from volad.methods._base import Method
 
-__all__ = ["load", "names", "summary"]
+__all__ = ["documentation", "load", "names", "summary"]
 
 
 def names() -> list[str]:
@@ -37,3 +37,17 @@ def summary(name: str) -> str:
     """The first line of the method's documentation, read without importing the method."""
     source = (Path(__path__[0]) / f"{name}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").split("\n")[0]
+
+
+def documentation(name: str) -> str:
+    """A method's module and class documentation, read without importing it."""
+    if name not in names():
+        load(name)  # raises with a hint
+    tree = ast.parse((Path(__path__[0]) / f"{name}.py").read_text(encoding="utf-8"))
+    texts = [ast.get_docstring(tree)]
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            first = next((n for n in node.body if isinstance(n, ast.FunctionDef)), None)
+            arguments = ast.unparse(first.args) if first and first.name == "__init__" else ""
+            texts.append(f"{node.name}({arguments})\n\n{ast.get_docstring(node) or ''}")
+    return "\n\n".join(text for text in texts if text)

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from volad.heads import VoxelNormal
 from volad.residual import RESIDUALS, SIGNED, residual
 
-__all__ = ["Method", "Reconstruction", "Stage", "Update", "Window"]
+__all__ = ["Contrast", "Method", "Reconstruction", "Stage", "Update", "Window"]
 
 #: What one input of a method is.
 Window = Literal["volume", "patch", "slice"]
+#: How a lesion differs from healthy tissue.
+Contrast = Literal["bright", "dark"]
 #: What a training step yields: the name of the child module to update, and its loss (a scalar).
 Update = tuple[str, Tensor]
 
@@ -53,10 +55,13 @@ class Method(nn.Module, ABC):
     Attributes:
         windows: the kinds of window the method can work on, the preferred one first.
         tiny: the smallest arguments that still train; the contract tests use them.
+        sees: what a lesion may be, next to healthy tissue, for a model built with `tiny` to find
+            it: `bright`, `dark`, or either.
     """
 
     windows: ClassVar[tuple[Window, ...]] = ("patch", "volume", "slice")
     tiny: ClassVar[Mapping[str, Any]] = {}
+    sees: ClassVar[tuple[Contrast, ...]] = ("bright", "dark")
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class Intensity(Method):
 
     windows = ("volume",)  # a rank within a patch would make each patch hold a lesion
     tiny = {}
+    sees = ("bright",)
 
     def __init__(self, dark: bool = False) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ from volad.errors import InputError
 from volad.io import Scan, Volume, find_scans, read_mask, read_volume
 from volad.preprocess.align import align, load_template
 from volad.preprocess.bias import correct_bias
-from volad.preprocess.brain import MRBrain as BrainMask  # TMP
+from volad.preprocess.brain_tmp import BrainMask  # TMP
 from volad.preprocess.intensity import Scale, landmarks_of
 from volad.preprocess.resample import resample, world_grid
 

@@ -1,0 +1,211 @@
+"""What the commands do, as functions: segment scans, train a detector, calibrate it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from volad import bundle, skeleton
+from volad.calibrate import Calibration, collect
+from volad.data import fill_cache, read_split
+from volad.errors import UsageError, VoladError
+from volad.io import Scan, find_scans, write_json
+from volad.outputs import Outcome
+from volad.pipeline import Pipeline, prepare
+from volad.preprocess.intensity import learn_landmarks
+
+__all__ = ["calibrate", "device_setting", "segment", "train"]
+
+#: Share of a healthy brain's voxels that may score above the threshold, unless asked otherwise.
+DEFAULT_RATE = 0.001
+
+
+def device_setting(name: str) -> str:
+    """A device's name as a bundle's `device` setting.
+
+    Only `auto` may fall back to the CPU: a named device that is not there is an error.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UsageError(f"--device {name}: there are {count} CUDA devices; use --device auto")
+    return f"$torch.device('{device}')"
+
+
+def segment(
+    scans: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    bundle_name: str | os.PathLike[str] = bundle.DEFAULT,
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+) -> list[Outcome]:
+    """Segment a scan, a folder of scans or a manifest with a trained bundle.
+
+    Args:
+        scans: what `volad.io.find_scans` takes.
+        output: folder for the results, or the one mask's own path.
+        bundle_name: a shipped bundle's name or a bundle's folder.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        settings: keys of the bundle's `inference.json` to override, as for `monai.bundle run`.
+
+    Returns:
+        How each scan ended; a scan that failed is an outcome, not an exception.
+    """
+    root = bundle.find(bundle_name)
+    parser = bundle.open_config(
+        root,
+        "inference",
+        {
+            "dataset_dir": os.fspath(scans),
+            "output_dir": os.fspath(output),
+            "device": device_setting(device),
+            **(settings or {}),
+        },
+    )
+    bundle.build(parser, "dataset")  # bad input is named before weights are loaded
+    outcomes: list[Outcome] = bundle.build(parser, "evaluator").run(check=False)
+    return outcomes
+
+
+def train(
+    method: str,
+    root: str | os.PathLike[str],
+    *,
+    manifest: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str],
+    arguments: Mapping[str, Any] | None = None,
+    modality: str = "mr",
+    space: str = "mni",
+    spacing_mm: float = 1.0,
+    patch: Sequence[int] = (64, 64, 64),
+    training: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    workers: int = 0,
+    cache_dir: str | os.PathLike[str] | None = None,
+    rate: float = DEFAULT_RATE,
+) -> Calibration:
+    """Make a bundle for a method, train it on healthy scans, and calibrate its threshold.
+
+    Called again on the same folder, a training that was cut short goes on from its checkpoint.
+
+    Args:
+        method: name of the method.
+        root: folder of the bundle.
+        manifest: CSV of healthy scans with splits (`volad.data`).
+        data_dir: folder that the manifest's paths start at.
+        arguments: the method's arguments that differ from its defaults.
+        modality: `mr` or `ct`.
+        space: `mni` (whole aligned volumes) or `isotropic` (patches).
+        spacing_mm: voxel size of the isotropic space.
+        patch: spatial shape of its patches.
+        training: settings of `train.json` that differ from its defaults.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        workers: processes that preprocess.
+        cache_dir: folder for preprocessed scans; default: `cache` in the bundle.
+        rate: false-positive rate to calibrate for.
+    """
+    folder = Path(root)
+    cache = Path(cache_dir) if cache_dir is not None else folder / "cache"
+    rows = {name: read_split(manifest, data_dir, name) for name in ("train", "validation")}
+    recipe: dict[str, Any] = {
+        "arguments": dict(arguments or {}),
+        "modality": modality,
+        "space": space,
+        "spacing_mm": spacing_mm,
+        "patch": list(patch),
+        "training": {"manifest": os.fspath(manifest), **(training or {})},
+    }
+    if not (folder / "configs" / "train.json").exists():
+        skeleton.create(folder, method, **recipe)
+        try:
+            if modality == "mr":
+                landmarks = _learn_landmarks(folder, rows["train"], cache, workers)
+                skeleton.create(folder, method, **recipe, landmarks=landmarks)
+        except BaseException:
+            shutil.rmtree(folder / "configs")  # a half-made bundle must not look like a whole one
+            raise
+    elif bundle.identity(folder).method != method:
+        raise UsageError(
+            f"{folder} is a bundle of {bundle.identity(folder).method}; name another folder"
+        )
+    parser = bundle.open_config(
+        folder,
+        "train",
+        {
+            "dataset_dir": os.fspath(data_dir),
+            "manifest": os.fspath(manifest),
+            "cache_dir": os.fspath(cache),
+            "device": device_setting(device),
+            "workers": workers,
+            **(training or {}),
+        },
+    )
+    bundle.build(parser, "train::trainer").run()
+    return calibrate(
+        folder, [row.scan for row in rows["validation"]], rate=rate, device=device
+    )
+
+
+def _learn_landmarks(folder: Path, rows: Sequence[Any], cache: Path, workers: int) -> tuple[float, ...]:
+    settings = bundle.settings(folder, "preprocessing")
+    steps = bundle.part(folder, "preprocessing")
+    files = fill_cache(rows, steps, cache, settings, workers)
+    brains = []
+    for file in files:
+        with np.load(file) as stored:
+            brains.append(stored["image"][0][stored["brain"][0]])
+    return learn_landmarks(brains)
+
+
+def calibrate(
+    root: str | os.PathLike[str],
+    healthy: Sequence[Scan] | str | os.PathLike[str],
+    *,
+    rate: float = DEFAULT_RATE,
+    device: str = "auto",
+) -> Calibration:
+    """Set a bundle's threshold from healthy scans that it was not trained on.
+
+    Args:
+        root: folder of the bundle; its `models/calibration.json` is written.
+        healthy: the scans, or what `volad.io.find_scans` takes.
+        rate: the promise: mean share of a healthy scan's brain voxels above the threshold.
+        device: where the method runs.
+    """
+    folder = bundle.find(root)
+    scans = find_scans(healthy) if isinstance(healthy, (str, os.PathLike)) else list(healthy)
+    parser = bundle.open_config(
+        folder, "inference", {"device": device_setting(device), "threshold": 0.0}
+    )
+    pipeline: Pipeline = bundle.build(parser, "pipeline")
+    tails, used = collect(_scored(pipeline, scans))
+    found = Calibration.fit(tails, rate, used)
+    write_json(folder / "models" / "calibration.json", found.to_json())
+    return found
+
+
+def _scored(
+    pipeline: Pipeline, scans: Sequence[Scan]
+) -> Iterator[tuple[dict[str, str], Mapping[str, Any]]]:
+    """Score scans for calibration: one that fails stops it, since leaving it out would flatter."""
+    for scan in tqdm(scans, desc="calibrate", unit="scan", disable=None):
+        try:
+            sample = pipeline.score(prepare(pipeline.preprocessing, scan))
+        except VoladError as error:
+            raise type(error)(f"{error}; or leave the scan out of the calibration") from error
+        yield {"name": scan.name, "sha256": sample["volume"].sha256}, sample
