@@ -35,6 +35,11 @@ def build(
         raise ValueError(f"window kind must be one of {KINDS}, got {kind!r}")
     if not 0 <= overlap <= 0.9:
         raise ValueError(f"overlap must be from 0 to 0.9, got {overlap}")
+    if axis not in (0, 1, 2):  # MONAI would cut -1 across another axis than it says
+        raise ValueError(f"axis must be 0, 1 or 2, got {axis}")
+    dims = 3 if kind == "patch" else 2
+    if roi is not None and (len(roi) != dims or min(roi) < 1):
+        raise ValueError(f"the roi of {kind} windows must be {dims} sizes in voxels, got {roi}")
     if kind == "patch":
         if roi is None:
             raise ValueError("patch windows need a roi, their spatial shape in voxels")
