@@ -51,6 +51,8 @@ def residual(kind: str, x: Tensor, x_hat: Tensor | None = None) -> Tensor:
         x: the windows, or the difference itself where `x_hat` is None.
         x_hat: the counterparts, of exactly the same shape: broadcasting would hide a bug.
     """
+    if kind not in RESIDUALS:
+        raise ValueError(f"residual must be one of {sorted(RESIDUALS)}, got {kind!r}")
     if x_hat is not None and x.shape != x_hat.shape:
         raise ValueError(
             f"a window of shape {tuple(x.shape)} against a counterpart of {tuple(x_hat.shape)}"
