@@ -125,7 +125,7 @@ def test_overlapping_predictions_are_averaged_with_more_weight_on_the_middle() -
 
 
 def test_unusable_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="kind must be one of .*'slice'.*, got 'slices'"):
+    with pytest.raises(ValueError, match=r"kind must be one of .*'slice'.*, got 'slices'"):
         build("slices")
     with pytest.raises(ValueError, match="patch windows need a roi"):
         build("patch")
