@@ -276,5 +276,6 @@ def _preprocess(steps: Sequence[Any], row: Row, file: Path) -> None:
 def _scaled(file: Path, scale: Any) -> Tensor:
     with np.load(file) as stored:
         image, brain = MetaTensor(stored["image"]), MetaTensor(stored["brain"])
+    sample = scale({"image": image, "brain": brain, "volume": None})
     # Half precision resolves the intensity scale to a thousandth, in half the memory.
-    return torch.as_tensor(scale({"image": image, "brain": brain})["image"].as_tensor()).half()
+    return torch.as_tensor(sample["image"].as_tensor()).half()

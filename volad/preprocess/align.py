@@ -14,6 +14,7 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
+from volad.preprocess.itk_threads import one_thread
 from volad.preprocess.resample import resample, world_grid
 
 __all__ = ["Alignment", "Template", "align", "load_template"]
@@ -101,10 +102,11 @@ def align(image: MetaTensor, brain: MetaTensor) -> Alignment:
     stripped = MetaTensor(torch.cat([image * brain, brain.float()]).as_tensor(), affine=affine)
     small = resample(stripped, grid, shape).numpy()
     attempts: list[Alignment] = []
-    for nod in NODS_DEG:
-        attempts.append(_attempt(small[0], small[1], grid, nod))
-        if not attempts[-1].failed:
-            return attempts[-1]
+    with one_thread():
+        for nod in NODS_DEG:
+            attempts.append(_attempt(small[0], small[1], grid, nod))
+            if not attempts[-1].failed:
+                return attempts[-1]
     return max(attempts, key=lambda a: a.correlation)
 
 
@@ -147,7 +149,6 @@ def _register(
 ) -> None:
     """Move `transform` (fixed to moving, LPS mm) to the best mutual information, in place."""
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # sums over threads would differ from run to run
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(0.2, seed=1)

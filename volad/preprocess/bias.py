@@ -6,6 +6,8 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
+from volad.preprocess.itk_threads import one_thread
+
 __all__ = ["correct_bias"]
 
 #: The field varies over centimetres, so it is fitted on voxels of about this size.
@@ -34,12 +36,12 @@ def correct_bias(
     lifted = np.maximum(image, max(floor, 1e-6))
     full, mask = _to_sitk(lifted, spacing_mm), _to_sitk(brain.astype(np.uint8), spacing_mm)
     shrink = max(1, round(FIT_SPACING_MM / spacing_mm))
-    n4 = sitk.N4BiasFieldCorrectionImageFilter()
-    n4.SetNumberOfThreads(1)  # sums over threads would differ from run to run
-    n4.SetMaximumNumberOfIterations(list(iterations))
-    n4.SetConvergenceThreshold(1e-4)
-    n4.Execute(sitk.Shrink(full, [shrink] * 3), sitk.Shrink(mask, [shrink] * 3))
-    field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(full)).transpose(2, 1, 0)
+    with one_thread():
+        n4 = sitk.N4BiasFieldCorrectionImageFilter()
+        n4.SetMaximumNumberOfIterations(list(iterations))
+        n4.SetConvergenceThreshold(1e-4)
+        n4.Execute(sitk.Shrink(full, [shrink] * 3), sitk.Shrink(mask, [shrink] * 3))
+        field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(full)).transpose(2, 1, 0)
     corrected: NDArray[np.float32] = np.where(brain, image / np.exp(field), 0).astype(np.float32)
     return corrected
 

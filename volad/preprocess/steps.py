@@ -16,7 +16,8 @@ Keys of a sample, all images `MetaTensor (C, X, Y, Z)` whose affine maps voxels 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from volad.errors import InputError
 from volad.io import Scan, Volume, find_scans, read_mask, read_volume
 from volad.preprocess.align import align, load_template
 from volad.preprocess.bias import correct_bias
-from volad.preprocess.brain_tmp import BrainMask  # TMP
+from volad.preprocess.brain import BrainMask, Kind, brain_mask_warning
 from volad.preprocess.intensity import Scale, landmarks_of
 from volad.preprocess.resample import resample, world_grid
 
@@ -46,6 +47,16 @@ __all__ = [
 ]
 
 Sample = dict[str, Any]
+
+
+@contextmanager
+def naming(volume: Volume | None) -> Iterator[None]:
+    """Begin an input error's line with the file it is about."""
+    try:
+        yield
+    except InputError as error:
+        where = volume.scan.path if volume is not None else "a cached scan"
+        raise InputError(f"{where}: {error}") from error
 
 
 class Load(Transform):
@@ -84,11 +95,12 @@ class ExtractBrain(Transform):
     A mask file that comes with the scan (`--brain-mask`, a manifest's column) wins.
 
     Args:
-        kind: `auto` for MR with or without skull, `mr` for MR with skull, `ct`.
+        kind: `auto` for MR with or without skull, `mr` for MR with skull, `ct`, or `given`.
+        device: where the network for MR runs.
     """
 
-    def __init__(self, kind: str = "auto") -> None:
-        self.extract = BrainMask(kind)
+    def __init__(self, kind: Kind = "auto", device: str = "cpu") -> None:
+        self.extract = BrainMask(kind, device)
 
     def __call__(self, sample: Sample) -> Sample:
         volume: Volume = sample["volume"]
@@ -96,12 +108,15 @@ class ExtractBrain(Transform):
         if volume.scan.brain_mask is not None:
             array = read_mask(volume.scan.brain_mask, volume)
             given = MetaTensor(torch.from_numpy(array)[None], affine=volume.image.affine)
-        brain, how = self.extract(sample["image"], given)
+        with naming(volume):
+            brain, how = self.extract(sample["image"], given)
+        warning = brain_mask_warning(brain)
         facts = {"brain_extraction": how, "brain_ml": float(brain.sum()) * volume.voxel_mm3 / 1000}
         return {
             **sample,
             "brain": brain,
             "native_brain": brain,
+            "flags": [*sample["flags"], *([warning] if warning else [])],
             "facts": {**sample["facts"], **facts},
         }
 
@@ -189,10 +204,8 @@ class _Intensity(Transform):
 
     def __call__(self, sample: Sample) -> Sample:
         image, brain = sample["image"], sample["brain"].numpy()[0] > 0
-        try:
+        with naming(sample["volume"]):
             scales = [self.scale(channel[brain]) for channel in image.numpy()]
-        except InputError as error:
-            raise InputError(f"{sample['volume'].scan.path}: {error}") from error
         out = np.zeros(image.shape, np.float32)
         for channel, values, scale in zip(out, image.numpy(), scales, strict=True):
             # 0 means "not brain" to the methods.
