@@ -1,4 +1,4 @@
-"""The one training loop: optimisers, mixed precision, averaging, early stop, checkpoints, resume."""
+"""The one training loop: optimisers, mixed precision, averages, early stop, checkpoints, resume."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -135,9 +137,7 @@ class Trainer:
     def _load(self) -> dict[str, Any]:
         if self.checkpoint is None or not self.checkpoint.exists():
             return {"stage": 0, "epoch": 0}
-        state: dict[str, Any] = torch.load(
-            self.checkpoint, map_location=self.device, weights_only=True
-        )
+        state = load_checkpoint(self.checkpoint, self.device)
         try:
             self.method.load_state_dict(state.pop("method"))
         except RuntimeError as error:
@@ -195,6 +195,10 @@ class _StageRun:
             disable=None,
         )
         for number in bar:
+            # Asked here and not after the epoch, so that a training killed right then stops too.
+            if self._stale(number):
+                log.info("no better validation loss for %d epochs: stopping", self.trainer.patience)
+                break
             began = time.monotonic()
             losses = self._epoch(number)
             validation = self._validate() if self.stage.learns else None
@@ -202,10 +206,12 @@ class _StageRun:
             self._keep_best(number, validation)
             self.trainer._save(self._state(number + 1))
             yield Epoch(self.index, number, losses, validation, time.monotonic() - began)
-            patience = self.trainer.patience
-            if patience and self.stage.learns and number - self.best_epoch >= patience:
-                log.info("no better validation loss for %d epochs: stopping", patience)
-                break
+
+    def _stale(self, number: int) -> bool:
+        patience, validation = self.trainer.patience, self.trainer.sets[1]
+        if not patience or not validation or not self.stage.learns:
+            return False
+        return number - 1 - self.best_epoch >= patience
 
     def close(self) -> None:
         """Take the best weights, then let the stage finish."""
@@ -291,10 +297,12 @@ class _StageRun:
         return total / len(windows)
 
     def _keep_best(self, number: int, validation: float | None) -> None:
-        if validation is None or validation >= self.best_loss:
+        if validation is None or not validation < self.best_loss:  # NaN is not better
             return
         self.best_loss, self.best_epoch = validation, number
-        source = self.average or dict(self.method.named_parameters())
+        # Buffers too: a normalisation's running statistics belong to the weights.
+        source = {**dict(self.method.named_buffers()), **dict(self.method.named_parameters())}
+        source.update(self.average)
         self.best = {name: value.detach().clone() for name, value in source.items()}
 
     def _state(self, epoch: int) -> dict[str, Any]:
@@ -311,14 +319,27 @@ class _StageRun:
 
 @torch.no_grad()
 def _assign(method: Method, values: Mapping[str, Tensor]) -> None:
-    for name, parameter in method.named_parameters():
+    for name, own in chain(method.named_parameters(), method.named_buffers()):
         if name in values:
-            parameter.copy_(values[name])
+            own.copy_(values[name])
 
 
 def save_weights(method: Method, path: Path) -> None:
     """Write a method's state, on the CPU, as `torch.load(weights_only=True)` reads it."""
     save_tensors({k: v.detach().cpu() for k, v in method.state_dict().items()}, path)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read what a training wrote after an epoch."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        if "method" in state:
+            return state
+    except (EOFError, RuntimeError, TypeError, UnpicklingError):
+        pass
+    raise UsageError(
+        f"{path} is not a checkpoint of volad; name another --checkpoint or remove it to start anew"
+    )
 
 
 def save_tensors(state: Mapping[str, Any], path: Path) -> None:
@@ -348,4 +369,3 @@ def _write_log(writer: Any, epoch: Epoch) -> None:
         values["loss/validation"] = epoch.validation
     for name, value in values.items():
         writer.add_scalar(f"stage{epoch.stage + 1}/{name}", value, epoch.number)
-
