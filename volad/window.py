@@ -1,4 +1,4 @@
-"""Step 3: how a method walks over a volume: as MONAI inferers, so that any of MONAI's serves too."""
+"""Step 3: how a method walks over a volume: MONAI inferers, so that any of MONAI's serves too."""
 
 from __future__ import annotations
 
