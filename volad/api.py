@@ -121,7 +121,9 @@ def train(
     """
     folder = Path(root)
     cache = Path(cache_dir) if cache_dir is not None else folder / "cache"
-    rows = {name: read_split(manifest, data_dir, name) for name in ("train", "validation")}
+    rows = {
+        name: read_split(Path(manifest), Path(data_dir), name) for name in ("train", "validation")
+    }
     recipe: dict[str, Any] = {
         "arguments": dict(arguments or {}),
         "modality": modality,
@@ -188,7 +190,7 @@ def calibrate(
         device: where the method runs.
     """
     folder = bundle.find(root)
-    scans = find_scans(healthy) if isinstance(healthy, (str, os.PathLike)) else list(healthy)
+    scans = find_scans(Path(healthy)) if isinstance(healthy, (str, os.PathLike)) else list(healthy)
     parser = bundle.open_config(
         folder, "inference", {"device": device_setting(device), "threshold": 0.0}
     )

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from volad.errors import UsageError, VoladError
 
@@ -54,7 +54,7 @@ class Identity:
     name: str
     version: str
     weights_sha256: str
-    modality: str
+    modality: Literal["mr", "ct"]
     method: str
     calibration: Mapping[str, Any]
 
@@ -175,7 +175,7 @@ def identity(root: str | os.PathLike[str]) -> Identity:
         name=folder.name,
         version=str(metadata["version"]),
         weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else "",
-        modality=str(metadata.get("modality", "mr")),
+        modality="ct" if metadata.get("modality") == "ct" else "mr",
         method=target.split(".")[-2],
         calibration={k: v for k, v in calibration.items() if k not in ("tails", "scans")},
     )

@@ -101,7 +101,8 @@ def tail_of(score: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.
     if len(inside) == 0:
         raise InputError("the brain mask is empty; give one with --brain-mask FILE")
     place = np.minimum(np.floor(LEVELS * len(inside)).astype(int), len(inside) - 1)
-    return inside[place].astype(np.float64)
+    tail: NDArray[np.float64] = inside[place].astype(np.float64)
+    return tail
 
 
 def false_positive_rate(tail: NDArray[np.float64], threshold: float) -> float:

@@ -249,11 +249,13 @@ def fill_cache(
 def _each(todo: Sequence[tuple[Row, Path]], steps: Sequence[Any], workers: int) -> Iterator[None]:
     if workers < 1:
         for row, file in todo:
-            yield _preprocess(steps, row, file)
+            _preprocess(steps, row, file)
+            yield
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         for job in [pool.submit(_preprocess, steps, row, file) for row, file in todo]:
-            yield job.result()
+            job.result()
+            yield
 
 
 def _before_scale(settings: Any) -> Any:

@@ -55,4 +55,4 @@ def _curve(
     order = np.argsort(-score, kind="stable")
     ordered, hits = score[order], lesion[order]
     last = np.nonzero(np.append(np.diff(ordered) != 0, len(ordered) > 0))[0]
-    return ordered[last], np.cumsum(hits)[last], last + 1
+    return ordered[last], np.cumsum(hits, dtype=np.int64)[last], last.astype(np.int64) + 1

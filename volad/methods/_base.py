@@ -74,7 +74,8 @@ class Method(nn.Module, ABC):
     def validation_loss(self, x: Tensor) -> Tensor:
         """How badly healthy windows `(B, C, *S)` not trained on are explained; a scalar."""
         inside = brain_of(x)
-        return (self(x) * inside).sum() / inside.sum().clamp(min=1)
+        score: Tensor = self(x)
+        return (score * inside).sum() / inside.sum().clamp(min=1)
 
 
 class Reconstruction(Method):

@@ -79,8 +79,8 @@ def load_template() -> Template:
         return nib.Nifti1Image.from_bytes(gzip.decompress(packed))
 
     t1, grey, white = (load(name) for name in ("t1", "gm", "wm"))
-    maps = (np.asarray(image.dataobj, np.float32) / 255 for image in (t1, grey, white))
-    return Template(*maps, affine=np.asarray(t1.affine, np.float64))
+    maps = [np.asarray(image.dataobj, np.float32) / np.float32(255) for image in (t1, grey, white)]
+    return Template(maps[0], maps[1], maps[2], np.asarray(t1.affine, np.float64))
 
 
 def align(image: MetaTensor, brain: MetaTensor) -> Alignment:
@@ -99,7 +99,9 @@ def align(image: MetaTensor, brain: MetaTensor) -> Alignment:
     """
     affine = np.asarray(image.affine, np.float64)
     grid, shape = world_grid(brain.numpy()[0] > 0, affine, spacing_mm=2.0, margin_mm=6.0)
-    stripped = MetaTensor(torch.cat([image * brain, brain.float()]).as_tensor(), affine=affine)
+    stripped = MetaTensor(
+        torch.cat([image.as_tensor() * brain.as_tensor(), brain.as_tensor().float()]), affine=affine
+    )
     small = resample(stripped, grid, shape).numpy()
     attempts: list[Alignment] = []
     with one_thread():
@@ -137,7 +139,8 @@ def _attempt(
     full.SetMatrix(similar.GetMatrix())
     full.SetTranslation(similar.GetTranslation())
     _register(fixed, moving, full, shrinks=(2, 1), sigmas_mm=(2.0, 0.0))
-    return _judge(np.linalg.inv(_matrix(full)), scan, brain, grid)
+    to_template = np.asarray(np.linalg.inv(_matrix(full)), np.float64)
+    return _judge(to_template, scan, brain, grid)
 
 
 def _register(

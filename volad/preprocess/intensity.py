@@ -79,4 +79,5 @@ def _piecewise(
     below, above = values < x[0], values > x[-1]
     out[below] = y[0] + (values[below] - x[0]) * (y[1] - y[0]) / (x[1] - x[0])
     out[above] = y[-1] + (values[above] - x[-1]) * (y[-1] - y[-2]) / (x[-1] - x[-2])
-    return out.astype(np.float32)
+    mapped: NDArray[np.float32] = out.astype(np.float32)
+    return mapped
