@@ -1,4 +1,4 @@
-"""The autoencoder's shapes and bottlenecks, and the coordinates."""
+"""The autoencoder's shapes and bottlenecks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from volad.nets import ConvAutoencoder, coordinates
+from volad.nets import ConvAutoencoder
 
 
 def autoencoder(dims: int = 3, **settings: object) -> ConvAutoencoder:
@@ -78,16 +78,3 @@ def test_dropout_acts_on_the_code_while_training_only(grid: Sequence[int] | None
     with torch.no_grad():
         assert torch.equal(net(x), net(x))
         assert not torch.equal(net.train()(x), net(x))
-
-
-def test_coordinates_run_from_minus_1_to_1_along_each_axis() -> None:
-    at = coordinates(torch.zeros(2, 1, 3, 5, 2))
-    assert at.shape == (2, 3, 3, 5, 2)
-    assert torch.equal(at[1, 0, :, 0, 0], torch.tensor([-1.0, 0.0, 1.0]))
-    assert torch.equal(at[1, 1, 0, :, 0], torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]))
-    assert torch.equal(at[1, 2, 0, 0, :], torch.tensor([-1.0, 1.0]))
-    assert torch.equal(at[0, 0, :, 0, 0], at[0, 0, :, 4, 1])
-
-
-def test_coordinates_of_slices_have_two_channels() -> None:
-    assert coordinates(torch.zeros(3, 4, 6, 7)).shape == (3, 2, 6, 7)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from monai.networks.blocks import Convolution, SubpixelUpsample, UpSample
 from torch import Tensor, nn
 
-__all__ = ["ConvAutoencoder", "coordinates"]
+__all__ = ["ConvAutoencoder"]
 
 
 class ConvAutoencoder(nn.Module):
@@ -128,14 +127,3 @@ def _conv(spatial_dims: int, before: int, after: int, stride: int = 1) -> nn.Mod
         act=("leakyrelu", {"negative_slope": 0.1}),
         bias=False,
     )
-
-
-def coordinates(x: Tensor) -> Tensor:
-    """Where each voxel of `x (B, C, *S)` lies in its window: `(B, len(S), *S)` in -1..1.
-
-    Source: Liu et al., "An intriguing failing of convolutional neural networks and the CoordConv
-        solution", NeurIPS 2018.
-    """
-    axes = [torch.linspace(-1, 1, n, device=x.device, dtype=x.dtype) for n in x.shape[2:]]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    return grid.expand(len(x), *grid.shape)

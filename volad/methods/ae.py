@@ -4,9 +4,10 @@ Method: Sato et al., "A primitive study on unsupervised anomaly detection with a
 emergency head CT volumes", SPIE Medical Imaging 2018; the dense and spatial bottlenecks after Baur
 et al., "Autoencoders for unsupervised anomaly segmentation in brain MR images: a comparative
 study", Medical Image Analysis 69 (2021); corruption after Vincent et al. (JMLR 2010) and Kascenas
-et al. (MIDL 2022). Differs from them: strided convolutions with group normalisation; the position
-in the window is an input; on aligned volumes the residual is standardised voxel by voxel with the
-residuals of healthy scans; loss and score are taken inside the brain only.
+et al. (MIDL 2022). Differs from them: strided convolutions with group normalisation; loss and score
+are taken inside the brain only; on aligned volumes the network may start from the mean healthy scan
+and explain what deviates from it, and the residual may be standardised voxel by voxel with the
+residuals of healthy scans.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import torch
 from torch import Tensor
 
 from volad.corrupt import CORRUPTIONS, corrupt
-from volad.methods._base import Reconstruction, Update, brain_of
-from volad.nets import ConvAutoencoder, coordinates
+from volad.heads import VoxelNormal
+from volad.methods._base import Reconstruction, Stage, Update, brain_of
+from volad.nets import ConvAutoencoder
 
 __all__ = ["AE"]
 
@@ -38,7 +40,8 @@ class AE(Reconstruction):
         grid: spatial shape of aligned whole volumes, in voxels; None for patches and slices.
         standardise: divide residuals by their healthy spread at each voxel; needs `grid`.
         floor: added to that spread, in units of the image.
-        position: give the network each voxel's place in the window; for aligned volumes.
+        atlas: the mean healthy scan is a second input, and the network's output is added to it, so
+            that the code only has to hold what makes this brain differ; needs `grid`.
         corruption: `none`, or a name in `volad.corrupt`, undone in training only.
         amount: strength of the corruption: a share of the voxels, or a standard deviation.
         loss: `l2` as in Sato et al., `l1` as in Baur et al.; mean over brain voxels.
@@ -59,26 +62,28 @@ class AE(Reconstruction):
         grid: Sequence[int] | None = None,
         standardise: bool = False,
         floor: float = 0.05,
-        position: bool = False,
+        atlas: bool = False,
         corruption: str = "none",
         amount: float = 0.3,
         loss: Literal["l1", "l2"] = "l2",
         residual: str = "squared",
         dropout: float = 0.0,
     ) -> None:
-        if (standardise or bottleneck == "dense") and grid is None:
-            raise ValueError("standardise and the dense bottleneck need grid, the volumes' shape")
+        if (standardise or atlas or bottleneck == "dense") and grid is None:
+            raise ValueError(
+                "standardise, atlas and the dense bottleneck need grid, the volumes' shape"
+            )
         if corruption != "none" and corruption not in CORRUPTIONS:
             known = ", ".join(("none", *CORRUPTIONS))
             raise ValueError(f"corruption must be one of {known}, got {corruption!r}")
         super().__init__(residual, grid if standardise else None, floor, channels)
-        self.position = position
+        self.atlas = VoxelNormal(channels, grid, floor) if atlas and grid is not None else None
         self.corruption = corruption
         self.amount = amount
         self.loss = loss
         self.net = ConvAutoencoder(
             spatial_dims,
-            channels + (spatial_dims if position else 0),
+            2 * channels if atlas else channels,
             channels,
             features,
             convs,
@@ -86,6 +91,15 @@ class AE(Reconstruction):
             grid if bottleneck == "dense" else None,
             dropout,
         )
+
+    def stages(self) -> Sequence[Stage]:
+        learn = super().stages()
+        return learn if self.atlas is None else [Stage(self._average, 1, learns=False), *learn]
+
+    def _average(self, x: Tensor) -> Iterator[Update]:
+        assert self.atlas is not None
+        self.atlas.update(x)
+        yield from ()
 
     def training_step(self, x: Tensor) -> Iterator[Update]:
         seen = x if self.corruption == "none" else corrupt(self.corruption, x, self.amount)
@@ -98,9 +112,12 @@ class AE(Reconstruction):
         return self._rebuild(x) * brain_of(x)
 
     def _rebuild(self, x: Tensor) -> Tensor:
-        seen = torch.cat([x, coordinates(x) * brain_of(x)], dim=1) if self.position else x
-        y: Tensor = self.net(seen)
-        return y.to(x.dtype)
+        if self.atlas is None:
+            alone: Tensor = self.net(x)
+            return alone.to(x.dtype)
+        mean = self.atlas.mean.expand_as(x)
+        change: Tensor = self.net(torch.cat([x, mean], dim=1))
+        return mean + change.to(x.dtype)
 
     def _error(self, x_hat: Tensor, x: Tensor) -> Tensor:
         difference = (x_hat - x) * brain_of(x)
