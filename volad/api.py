@@ -158,12 +158,12 @@ def train(
         },
     )
     bundle.build(parser, "train::trainer").run()
-    return calibrate(
-        folder, [row.scan for row in rows["validation"]], rate=rate, device=device
-    )
+    return calibrate(folder, [row.scan for row in rows["validation"]], rate=rate, device=device)
 
 
-def _learn_landmarks(folder: Path, rows: Sequence[Any], cache: Path, workers: int) -> tuple[float, ...]:
+def _learn_landmarks(
+    folder: Path, rows: Sequence[Any], cache: Path, workers: int
+) -> tuple[float, ...]:
     settings = bundle.settings(folder, "preprocessing")
     steps = bundle.part(folder, "preprocessing")
     files = fill_cache(rows, steps, cache, settings, workers)

@@ -26,6 +26,7 @@ __all__ = ["Batch"]
 
 log = logging.getLogger(__name__)
 
+
 class Batch:
     """A bundle's `evaluator`: segment every scan and write what was asked for.
 
@@ -73,7 +74,9 @@ class Batch:
         """
         ensure_writable(self.outputs.folder)
         done: list[Outcome] = []
-        bar = tqdm(total=len(self.scans), unit="scan", disable=None if len(self.scans) > 1 else True)
+        bar = tqdm(
+            total=len(self.scans), unit="scan", disable=None if len(self.scans) > 1 else True
+        )
         for scan, sample in self._prepared():
             done.append(self._one(scan, sample))
             bar.update()
@@ -155,4 +158,3 @@ def _collect(scan: Scan, future: Future[Any]) -> tuple[Scan, Sample | VoladError
             f"{scan.path}: a worker process died, most likely for lack of memory; "
             "run with fewer --workers"
         ) from error
-

@@ -91,7 +91,9 @@ def find(name: str | os.PathLike[str]) -> Path:
             return root.resolve()
     close = get_close_matches(os.fspath(name), names(), n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"shipped are: {', '.join(names())}"
-    raise UsageError(f"no bundle {os.fspath(name)!r} (a folder with configs/inference.json); {hint}")
+    raise UsageError(
+        f"no bundle {os.fspath(name)!r} (a folder with configs/inference.json); {hint}"
+    )
 
 
 def open_config(root: Path, name: str, overrides: Mapping[str, Any]) -> ConfigParser:
@@ -159,7 +161,9 @@ def load_weights(
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
-        raise UsageError(f"{path}: the weights do not fit the bundle's network ({first})") from error
+        raise UsageError(
+            f"{path}: the weights do not fit the bundle's network ({first})"
+        ) from error
     return network.to(device)
 
 

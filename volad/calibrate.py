@@ -60,9 +60,7 @@ class Calibration:
             else:
                 high = middle
         rates = np.array([false_positive_rate(tail, high) for tail in tails])
-        return cls(
-            rate, high, tuple(rates.tolist()), bootstrap_mean(rates), tuple(scans), tails
-        )
+        return cls(rate, high, tuple(rates.tolist()), bootstrap_mean(rates), tuple(scans), tails)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `models/calibration.json`."""
@@ -147,9 +145,9 @@ def load_threshold(path: str | os.PathLike[str], rate: float | None = None) -> f
     return threshold
 
 
-def collect(samples: Iterable[tuple[Mapping[str, str], Mapping[str, Any]]]) -> tuple[
-    NDArray[np.float64], list[Mapping[str, str]]
-]:
+def collect(
+    samples: Iterable[tuple[Mapping[str, str], Mapping[str, Any]]],
+) -> tuple[NDArray[np.float64], list[Mapping[str, str]]]:
     """Tails of scored samples (`Pipeline.score`), and the scans they came from."""
     tails, scans = [], []
     for scan, sample in samples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from monai.networks.blocks import Convolution, SubpixelUpsample, UpSample
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class ConvAutoencoder(nn.Module):
         levels = [in_channels, *channels]
         self.encoder = nn.Sequential()
         self.decoder = nn.Sequential()
-        for before, after in zip(levels, levels[1:], strict=False):
+        for before, after in pairwise(levels):
             self.encoder.append(_conv(spatial_dims, before, after, stride=2))
             for _ in range(convs - 1):
                 self.encoder.append(_conv(spatial_dims, after, after))
@@ -58,7 +59,7 @@ class ConvAutoencoder(nn.Module):
             else _DenseCode(spatial_dims, channels[-1], code, self._coarse(grid), dropout)
         )
         up = list(reversed(channels))
-        for before, after in zip(up, up[1:], strict=False):
+        for before, after in pairwise(up):
             self.decoder.append(_conv(spatial_dims, before, after))
             self.decoder.append(
                 UpSample(spatial_dims, after, after, 2, mode="nontrainable", interp_mode="linear")

@@ -1,4 +1,4 @@
-"""Make the files of a new bundle for a method, ready to train: what `volad train METHOD` starts from."""
+"""Make the files of a new bundle, ready to train: what `volad train METHOD` starts from."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def create(
     inference = _inference(network, modality, space, window, spacing_mm, patch, landmarks)
     write_json(root / "configs" / "inference.json", inference)
     write_json(root / "configs" / "train.json", _train(window, patch, training or {}))
-    write_json(root / "configs" / "metadata.json", _metadata(root.name, method, modality, window, patch))
+    metadata = _metadata(root.name, method, modality, window, patch)
+    write_json(root / "configs" / "metadata.json", metadata)
     write_text(root / "configs" / "logging.conf", LOGGING)
     write_text(root / "LICENSE", "Apache-2.0; see the LICENSE of volad.\n")
     write_text(root / "docs" / "README.md", _readme(root.name, method))
@@ -91,7 +92,8 @@ def _window(method: str, space: str) -> str:
     windows = methods.load(method).windows
     wanted = "volume" if space == "mni" else "patch"
     if wanted not in windows:
-        raise UsageError(f"{method} works on {' or '.join(windows)} windows, not in --space {space}")
+        known = " or ".join(windows)
+        raise UsageError(f"{method} works on {known} windows, not in --space {space}")
     return wanted
 
 
@@ -333,7 +335,7 @@ def _metadata(
         },
         "supported_apps": {},
         "name": name,
-        "task": "Unsupervised lesion segmentation: healthy scans are learned, what differs is found",
+        "task": "Unsupervised lesion segmentation: learns healthy scans, finds what differs",
         "description": methods.summary(method),
         "authors": "The volad authors",
         "copyright": "The volad authors",

@@ -12,8 +12,8 @@ residuals of healthy scans.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class AE(Reconstruction):
         dropout: channel dropout of the code while training.
     """
 
-    tiny = {"features": (8, 16), "code": 4, "convs": 1}
+    tiny: ClassVar[Mapping[str, Any]] = {"features": (8, 16), "code": 4, "convs": 1}
 
     def __init__(
         self,

@@ -28,7 +28,6 @@ class Intensity(Method):
     """
 
     windows = ("volume",)  # a rank within a patch would make each patch hold a lesion
-    tiny = {}
     sees = ("bright",)
 
     def __init__(self, dark: bool = False) -> None:

@@ -7,7 +7,8 @@ spread has a floor, so that few scans or a quiet voxel do not make the score exp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -29,7 +30,7 @@ class VoxelGaussian(Method):
     """
 
     windows = ("volume",)
-    tiny = {"grid": (16, 16, 16)}
+    tiny: ClassVar[Mapping[str, Any]] = {"grid": (16, 16, 16)}
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""ITK's sums over threads differ from run to run in the last digits; over one thread they do not."""
+"""ITK on one thread: its sums over several differ from run to run in the last digits."""
 
 from __future__ import annotations
 
