@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from monai.data import MetaTensor
+
 from volad.io import find_scans
 from volad.preprocess.align import Alignment, align
 from volad.preprocess.steps import ExtractBrain, Load

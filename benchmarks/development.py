@@ -16,6 +16,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+
 from volad import bundle
 from volad.metrics import average_precision, dice, oracle_dice
 from volad.pipeline import Pipeline, Result

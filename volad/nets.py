@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from monai.networks.blocks import Convolution, SubpixelUpsample, UpSample
 from torch import Tensor, nn
@@ -84,7 +85,8 @@ class ConvAutoencoder(nn.Module):
             border += [0, -n % self.factor]
         code = self.bottleneck(self.encoder(nn.functional.pad(x, border)))
         y: Tensor = self.out(self.decoder(code))
-        return y[(..., *(slice(n) for n in size))]
+        crop: tuple[Any, ...] = (..., *(slice(n) for n in size))
+        return y[crop]
 
 
 class _DenseCode(nn.Module):
@@ -119,7 +121,7 @@ def _spatial_code(spatial_dims: int, channels: int, code: int, dropout: float) -
 
 
 def _conv(spatial_dims: int, before: int, after: int, stride: int = 1) -> nn.Module:
-    return Convolution(
+    conv: nn.Module = Convolution(
         spatial_dims,
         before,
         after,
@@ -128,3 +130,4 @@ def _conv(spatial_dims: int, before: int, after: int, stride: int = 1) -> nn.Mod
         act=("leakyrelu", {"negative_slope": 0.1}),
         bias=False,
     )
+    return conv

@@ -100,7 +100,7 @@ class Trainer:
         self.output = Path(output)
         self.max_epochs = max_epochs
         self.batch = batch
-        self.lr, self.betas, self.clip_norm = lr, tuple(betas), clip_norm
+        self.lr, self.betas, self.clip_norm = lr, (betas[0], betas[1]), clip_norm
         self.ema, self.patience = ema, patience
         self.device = torch.device(device)
         self.amp = amp
@@ -229,7 +229,7 @@ class _StageRun:
         torch.manual_seed(seed)
         windows.set_epoch(seed, augment=self.stage.learns)
         learns = self.stage.learns
-        loader = DataLoader(
+        loader: DataLoader[Tensor] = DataLoader(
             windows,  # type: ignore[arg-type]
             batch_size=self.trainer.batch,
             shuffle=learns,
@@ -259,7 +259,7 @@ class _StageRun:
                 )
             optimizer = self.optimizers[name]
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             if self.trainer.clip_norm:
                 nn.utils.clip_grad_norm_(
                     [p for g in optimizer.param_groups for p in g["params"]],
