@@ -210,7 +210,11 @@ def _steps(
     prefix = "volad.preprocess.steps"
     steps: list[dict[str, Any]] = [
         {"_target_": f"{prefix}.Load", "volume": "@volume"},
-        {"_target_": f"{prefix}.ExtractBrain", "kind": "ct" if modality == "ct" else "auto"},
+        {
+            "_target_": f"{prefix}.ExtractBrain",
+            "kind": "ct" if modality == "ct" else "auto",
+            "device": "$str(@device)",
+        },
     ]
     if space == "mni":
         steps.append({"_target_": f"{prefix}.AlignToTemplate"})
