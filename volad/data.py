@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,7 +32,7 @@ from monai.transforms import (
 from torch import Tensor
 from tqdm import tqdm
 
-from volad.errors import InputError
+from volad.errors import InputError, worker_died
 from volad.io import Scan, atomic, input_sha256
 
 __all__ = ["Augment", "HealthySet", "Row", "read_split"]
@@ -68,12 +69,15 @@ def read_manifest(path: Path | str, data_dir: Path | str) -> list[Row]:
         InputError: a column is missing, a subject is in two splits, or the file is unreadable.
     """
     try:
-        with Path(path).open(newline="", encoding="utf-8") as stream:
+        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
             table = csv.DictReader(stream)
             missing = [c for c in COLUMNS if c not in (table.fieldnames or ())]
             if missing:
                 raise InputError(f"{path}: a training manifest needs the columns {COLUMNS}")
             lines = list(table)
+            for number, line in enumerate(lines, start=2):
+                if any(line[c] is None for c in COLUMNS):
+                    raise InputError(f"{path}: line {number} ends before its image and sha256")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable CSV manifest ({error})") from error
     rows = [
@@ -236,7 +240,8 @@ def fill_cache(
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
     recipe = json.dumps(_before_scale(settings), sort_keys=True, default=str).encode()
-    names = [hashlib.sha256(row.sha256.encode() + recipe).hexdigest()[:24] for row in rows]
+    hashes = [row.sha256 or input_sha256(row.scan) for row in rows]
+    names = [hashlib.sha256(sha256.encode() + recipe).hexdigest()[:24] for sha256 in hashes]
     files = [cache_dir / f"{name}.npz" for name in names]
     todo = [(row, file) for row, file in zip(rows, files, strict=True) if not file.exists()]
     steps = preprocessing.transforms[:-1]
@@ -253,8 +258,12 @@ def _each(todo: Sequence[tuple[Row, Path]], steps: Sequence[Any], workers: int) 
             yield
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        for job in [pool.submit(_preprocess, steps, row, file) for row, file in todo]:
-            job.result()
+        jobs = [(row, pool.submit(_preprocess, steps, row, file)) for row, file in todo]
+        for row, job in jobs:
+            try:
+                job.result()
+            except BrokenProcessPool as error:
+                raise worker_died(row.image) from error
             yield
 
 
