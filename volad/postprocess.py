@@ -71,7 +71,8 @@ class ToScan(Transform):
         score = MetaTensor(sample["pred"].as_tensor(), affine=sample["image"].affine)
         affine = sample["to_model"] @ volume.affine
         out = resample(score, affine, volume.shape, antialias=False).as_tensor()
-        return {**sample, "pred": MetaTensor(out * brain.as_tensor(), affine=volume.affine)}
+        back = MetaTensor(out * brain.as_tensor(), affine=torch.tensor(volume.affine))
+        return {**sample, "pred": back}
 
 
 class Threshold(Transform):
