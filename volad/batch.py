@@ -16,8 +16,9 @@ from monai.transforms import Compose
 from tqdm import tqdm
 
 from volad.bundle import Identity
-from volad.errors import VoladError
+from volad.errors import VoladError, worker_died
 from volad.io import Scan, ensure_writable
+from volad.io.guard import one_line
 from volad.outputs import Outcome, Outputs, write_outputs, write_statistics
 from volad.pipeline import Pipeline, prepare
 from volad.preprocess.steps import Sample
@@ -59,7 +60,7 @@ class Batch:
         self.scans = list(scans)
         self.identity = identity
         self.outputs = Outputs(Path(output_dir), save_score, save_healthy, stats, report)
-        self.outputs.check(len(self.scans))
+        self.outputs.check(self.scans)
         self.workers = workers
 
     def run(self, check: bool = True) -> list[Outcome]:
@@ -97,10 +98,8 @@ class Batch:
                 scored, healthy=self.outputs.save_healthy or self.outputs.report
             )
             return write_outputs(self.outputs, scan, result, self.pipeline, self.identity)
-        except VoladError as error:
-            failure = error
-        except (MemoryError, torch.OutOfMemoryError):
-            failure = VoladError(f"{scan.path}: out of memory; use a machine or GPU with more")
+        except Exception as error:
+            failure = _failure(scan, error)
         log.error("%s", failure)
         return Outcome(scan, error=str(failure), exit_code=failure.exit_code)
 
@@ -144,17 +143,23 @@ def _work(scan: Scan) -> Sample | VoladError:
 def _prepare(preprocessing: Compose, scan: Scan) -> Sample | VoladError:
     try:
         return prepare(preprocessing, scan)
-    except VoladError as error:
+    except Exception as error:
+        return _failure(scan, error)
+
+
+def _failure(scan: Scan, error: Exception) -> VoladError:
+    """Any error as one line about a scan: a library that fails on it must not end the batch."""
+    if isinstance(error, VoladError):
         return error
-    except MemoryError:
-        return VoladError(f"{scan.path}: out of memory; use a machine with more")
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return VoladError(f"{scan.path}: out of memory; use a machine or GPU with more")
+    log.info("%s", scan.path, exc_info=error)
+    what = f"{type(error).__name__}: {one_line(error)}"
+    return VoladError(f"{scan.path}: failed unexpectedly ({what}); run with -v and report it")
 
 
 def _collect(scan: Scan, future: Future[Any]) -> tuple[Scan, Sample | VoladError]:
     try:
         return scan, future.result()
     except BrokenProcessPool as error:
-        raise VoladError(
-            f"{scan.path}: a worker process died, most likely for lack of memory; "
-            "run with fewer --workers"
-        ) from error
+        raise worker_died(scan.path) from error

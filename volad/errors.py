@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["InputError", "UsageError", "VoladError"]
+from pathlib import Path
+
+__all__ = ["InputError", "UsageError", "VoladError", "worker_died"]
 
 
 class VoladError(Exception):
@@ -27,3 +29,10 @@ class InputError(VoladError):
     """
 
     exit_code = 42
+
+
+def worker_died(scan: Path) -> VoladError:
+    """What to raise where a process that prepares scans was killed."""
+    return VoladError(
+        f"{scan}: a worker process died, most likely for lack of memory; run with fewer --workers"
+    )

@@ -7,7 +7,7 @@ import io
 import platform
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 import volad
 from volad.bundle import Identity
 from volad.errors import UsageError
-from volad.io import Scan, write_json, write_map, write_mask, write_text
+from volad.io import Scan, remove, write_json, write_map, write_mask, write_text
 from volad.pipeline import Pipeline, Result
 from volad.report.lesions import find_lesions, lesions_csv, summary_row
 from volad.report.page import render_page
@@ -55,12 +55,18 @@ class Outputs:
         """The folder that all results lie below."""
         return self.target.parent if self._is_file else self.target
 
-    def check(self, scans: int) -> None:
-        """Refuse one mask path for several scans."""
-        if self._is_file and scans != 1:
+    def check(self, scans: Sequence[Scan]) -> None:
+        """Refuse a mask path for several scans, one that is not packed, and the scan itself."""
+        if not self._is_file:
+            return
+        if len(scans) != 1:
             raise UsageError(
-                f"{self.target}: one mask file for {scans} scans; name a folder with -o"
+                f"{self.target}: one mask file for {len(scans)} scans; name a folder with -o"
             )
+        if not self.target.name.endswith(".nii.gz"):
+            raise UsageError(f"{self.target}: masks are packed; name it {self.target.name}.gz")
+        if self.target.resolve() == scans[0].path.resolve():
+            raise UsageError(f"{self.target}: is the scan itself; name another file or a folder")
 
     def path(self, scan: Scan, kind: str) -> Path:
         """Path of `mask.nii.gz`, `score.nii.gz`, `mask.json`, ... for a scan."""
@@ -106,6 +112,8 @@ def write_outputs(
     facts = sidecar(result, pipeline, identity)
     facts["lesions"] = {"count": len(lesions), "mm3": sum(x.volume_mm3 for x in lesions)}
     files = {"mask": outputs.path(scan, "mask.nii.gz")}
+    # An earlier run's sidecar must not stand beside a new mask while the rest is written.
+    remove(outputs.path(scan, "mask.json"))
     write_mask(files["mask"], result.mask, volume)
     if outputs.save_score:
         files["score"] = outputs.path(scan, "score.nii.gz")
@@ -161,7 +169,7 @@ def sidecar(result: Result, pipeline: Pipeline, identity: Identity) -> dict[str,
         },
         "flags": list(result.flags),
         "bundle": identity.facts(),
-        "threshold": {"value": result.threshold, "calibration": identity.calibration},
+        "threshold": _threshold(result.threshold, identity),
         "preprocessing": result.facts,
         "software": {
             "volad": volad.__version__,
@@ -175,6 +183,16 @@ def sidecar(result: Result, pipeline: Pipeline, identity: Identity) -> dict[str,
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "peak_memory": {name: round(value) for name, value in peak.items()},
         "notice": "volad is not a medical device: not for diagnosis or treatment",
+    }
+
+
+def _threshold(value: float, identity: Identity) -> dict[str, Any]:
+    """What the mask was cut at; the bundle's promise holds only for the bundle's threshold."""
+    calibrated = value == identity.calibration.get("threshold")
+    return {
+        "value": value,
+        "source": "calibration" if calibrated else "user",
+        "calibration": dict(identity.calibration),
     }
 
 

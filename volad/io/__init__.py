@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from volad.io.write import (
         atomic,
         ensure_writable,
+        remove,
         write_json,
         write_map,
         write_mask,
@@ -30,6 +31,7 @@ __all__ = [
     "input_sha256",
     "read_mask",
     "read_volume",
+    "remove",
     "write_json",
     "write_map",
     "write_mask",
@@ -40,7 +42,10 @@ _ROOMS = {
     "digest": ("input_sha256",),
     "find": ("Scan", "find_scans"),
     "read": ("Volume", "read_mask", "read_volume"),
-    "write": ("atomic", "ensure_writable", "write_json", "write_map", "write_mask", "write_text"),
+    "write": (
+        *("atomic", "ensure_writable", "remove"),
+        *("write_json", "write_map", "write_mask", "write_text"),
+    ),
 }
 
 

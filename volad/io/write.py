@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
     from volad.io.read import Volume
 
-__all__ = ["atomic", "ensure_writable", "write_json", "write_map", "write_mask", "write_text"]
+__all__ = [
+    "atomic",
+    "ensure_writable",
+    "remove",
+    "write_json",
+    "write_map",
+    "write_mask",
+    "write_text",
+]
 
 
 @contextmanager
@@ -102,6 +110,17 @@ def ensure_writable(folder: Path | str) -> None:
             probe.write_bytes(b"volad")
         finally:
             probe.unlink(missing_ok=True)
+
+
+def remove(path: Path | str) -> None:
+    """Remove an output of an earlier run, if there is one.
+
+    Raises:
+        VoladError: the folder is read-only, or the like.
+    """
+    path = Path(path)
+    with _writing(path):
+        path.unlink(missing_ok=True)
 
 
 def _write(path: Path, array: NDArray[Any], like: Volume) -> None:
