@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,8 +70,8 @@ def segment(
         root,
         "inference",
         {
-            "dataset_dir": os.fspath(scans),
-            "output_dir": os.fspath(output),
+            "dataset_dir": bundle.literal(scans),
+            "output_dir": bundle.literal(output),
             "device": device_setting(device),
             **(settings or {}),
         },
@@ -130,7 +129,7 @@ def train(
         "space": space,
         "spacing_mm": spacing_mm,
         "patch": list(patch),
-        "training": {"manifest": os.fspath(manifest), **(training or {})},
+        "training": {"manifest": bundle.literal(manifest), **(training or {})},
     }
     if not (folder / "configs" / "train.json").exists():
         skeleton.create(folder, method, **recipe)
@@ -139,7 +138,8 @@ def train(
                 landmarks = _learn_landmarks(folder, rows["train"], cache, workers)
                 skeleton.create(folder, method, **recipe, landmarks=landmarks)
         except BaseException:
-            shutil.rmtree(folder / "configs")  # a half-made bundle must not look like a whole one
+            for name in ("train", "inference"):  # a half-made bundle must not look like a whole one
+                (folder / "configs" / f"{name}.json").unlink()
             raise
     elif bundle.identity(folder).method != method:
         raise UsageError(
@@ -149,14 +149,15 @@ def train(
         folder,
         "train",
         {
-            "dataset_dir": os.fspath(data_dir),
-            "manifest": os.fspath(manifest),
-            "cache_dir": os.fspath(cache),
+            "dataset_dir": bundle.literal(data_dir),
+            "manifest": bundle.literal(manifest),
+            "cache_dir": bundle.literal(cache),
             "device": device_setting(device),
             "workers": workers,
             **(training or {}),
         },
     )
+    bundle.build(parser, "initialize")
     bundle.build(parser, "train::trainer").run()
     return calibrate(folder, [row.scan for row in rows["validation"]], rate=rate, device=device)
 

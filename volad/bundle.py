@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal
 
 from volad.errors import UsageError, VoladError
@@ -28,6 +29,7 @@ __all__ = [
     "build",
     "find",
     "identity",
+    "literal",
     "load_weights",
     "names",
     "open_config",
@@ -110,6 +112,12 @@ def open_config(root: Path, name: str, overrides: Mapping[str, Any]) -> ConfigPa
     return parser
 
 
+def literal(path: str | os.PathLike[str]) -> str:
+    """A path as a value in a config, where `$` begins code, `@` a reference and `%` a file."""
+    text = os.fspath(path)
+    return os.path.join(os.curdir, text) if text.startswith(("$", "@", "%")) else text
+
+
 def build(parser: ConfigParser, name: str) -> Any:
     """Build one part of an open config.
 
@@ -151,20 +159,28 @@ def load_weights(
     Raises:
         UsageError: the file is not there, or holds another network's weights.
     """
-    import torch
-
     if not network.state_dict():
         return network.to(device)
     if not Path(path).is_file():
         raise UsageError(f"{path}: the bundle has no weights; train it with volad train")
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        network.load_state_dict(_read_weights(path))
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise UsageError(
             f"{path}: the weights do not fit the bundle's network ({first})"
         ) from error
     return network.to(device)
+
+
+def _read_weights(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    import torch
+
+    try:
+        stored: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise UsageError(f"{path}: the weights are damaged; get the bundle again") from error
+    return stored
 
 
 def identity(root: str | os.PathLike[str]) -> Identity:

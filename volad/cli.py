@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from volad.outputs import Outcome
 
 __all__ = ["main"]
+
+log = logging.getLogger(__name__)
 
 SOME_FAILED = 3
 INTERRUPTED = 130
@@ -77,7 +80,7 @@ def segment(args: argparse.Namespace) -> int:
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     name = (outcome.scan.group / outcome.scan.name).as_posix()
     for flag in outcome.flags:
-        print(f"volad: {outcome.scan.path}: {flag}", file=sys.stderr)
+        log.warning("%s: %s", outcome.scan.path, flag)
     if as_json:
         files = {kind: os.fspath(path) for kind, path in outcome.files.items()}
         row = {"name": name, "exit_code": outcome.exit_code, "error": outcome.error}
@@ -211,11 +214,23 @@ def _at_least(lowest: int) -> Any:
     return parse
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
-    return value
+def _number(low: float, high: float = math.inf, *, or_equal: bool = False) -> Any:
+    """A finite number between two limits, which are allowed themselves with `or_equal`."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        within = low <= value <= high if or_equal else low < value < high
+        if not (within and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"must be {rule}, got {text}")
+        return value
+
+    if low == -math.inf:
+        rule = "a finite number"
+    else:
+        rule = f"between {low:g} and {high:g}" if high < math.inf else f"above {low:g}"
+        rule += ", or equal" if or_equal else ""
+    parse.__name__ = "number"
+    return parse
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -259,17 +274,21 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", help="folder for the results, or the mask's own path ending in .nii.gz; "
         "default: $HOLOSCAN_OUTPUT_PATH")  # fmt: skip
     add("-b", "--bundle", default=bundle.DEFAULT, help=f"name or folder [{bundle.DEFAULT}]")
-    add("--brain-mask", metavar="FILE", help="the scan's brain mask, on its own grid")
+    add("--brain-mask", type=bundle.literal, metavar="FILE",
+        help="the scan's brain mask, on its own grid")  # fmt: skip
     add("--volume", type=_at_least(0), metavar="K", help="which volume of a 4D file, from 0")
     add("--series", metavar="ID", help="which DICOM series of a folder")
     add("--workers", type=_at_least(0), metavar="N", help="processes that preprocess ahead [0]")
-    add("--overlap", type=float, help="share by which windows overlap, for bundles with patches")
+    add("--overlap", type=_number(0, 0.9, or_equal=True), metavar="R",
+        help="share by which windows overlap, for bundles with patches")  # fmt: skip
     add("--amp", action=switch, default=None, help="bfloat16 autocast")
     cut = parser.add_mutually_exclusive_group()
-    cut.add_argument("--threshold", type=float, help="on the score, in place of the calibrated one")
-    cut.add_argument("--healthy-fpr", type=_share, metavar="R", help="calibrated threshold for "
-                     "this share of false-positive voxels in healthy scans")  # fmt: skip
-    add("--min-lesion-mm3", type=float, metavar="V", help="smaller lesions are dropped")
+    cut.add_argument("--threshold", type=_number(-math.inf), metavar="S",
+                     help="on the score, in place of the calibrated one")  # fmt: skip
+    cut.add_argument("--healthy-fpr", type=_number(0, 1), metavar="R", help="calibrated threshold "
+                     "for this share of false-positive voxels in healthy scans")  # fmt: skip
+    add("--min-lesion-mm3", type=_number(0, or_equal=True), metavar="V",
+        help="smaller lesions are dropped")  # fmt: skip
     add("--save-score", action=switch, default=None, help="write the score map [yes]")
     add("--save-healthy", action=switch, default=None, help="write the healthy counterpart [no]")
     add("--stats", action=switch, default=None, help="write the lesion tables [yes]")
@@ -287,7 +306,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--modality", choices=("mr", "ct"), default="mr")
     add("--space", choices=("mni", "isotropic"), default="mni",
         help="whole volumes aligned to MNI152, or patches on an isotropic grid [mni]")  # fmt: skip
-    add("--spacing-mm", type=float, default=1.0, help="voxel size of the isotropic grid [1]")
+    add("--spacing-mm", type=_number(0), default=1.0, help="voxel size of the isotropic grid [1]")
     add("--patch", type=_at_least(8), nargs=3, default=(64, 64, 64), metavar="N")
     add("--set", type=_assignment, action="append", default=[], metavar="KEY=VALUE",
         help="an argument of the method (volad methods NAME), the value as JSON")  # fmt: skip
@@ -295,15 +314,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="any other setting of train.json, the value as JSON")  # fmt: skip
     add("--epochs", type=_at_least(1))
     add("--batch", type=_at_least(1))
-    add("--lr", type=float)
+    add("--lr", type=_number(0))
     add("--ema", type=float, help="decay of the averaged weights; 0: none")
     add("--patience", type=_at_least(0), help="epochs without a better validation loss; 0: all")
     add("--amp", action=argparse.BooleanOptionalAction, default=None, help="bfloat16 autocast")
     add("--seed", type=int)
-    add("--log-dir", help="TensorBoard logs")
+    add("--log-dir", type=bundle.literal, help="TensorBoard logs")
     add("--workers", type=_at_least(0), metavar="N", help="processes that preprocess [0]")
     add("--cache-dir", help="preprocessed scans [BUNDLE/cache]")
-    add("--healthy-fpr", type=_share, default=0.001, metavar="R", help="the promise [0.001]")
+    add("--healthy-fpr", type=_number(0, 1), default=0.001, metavar="R", help="the promise [0.001]")
     parser.set_defaults(run=train)
 
 
@@ -314,5 +333,5 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     add("--manifest", help="CSV of healthy scans")
     add("--data-dir", help="folder that the manifest's paths start at")
     add("--split", default="validation", help="which of the manifest's splits [validation]")
-    add("--healthy-fpr", type=_share, default=0.001, metavar="R", help="the promise [0.001]")
+    add("--healthy-fpr", type=_number(0, 1), default=0.001, metavar="R", help="the promise [0.001]")
     parser.set_defaults(run=calibrate)

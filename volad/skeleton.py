@@ -77,11 +77,13 @@ def create(
     window = _window(method, space)
     network = _network(method, arguments, space)
     _check(method, network)
-    inference = _inference(network, modality, space, window, spacing_mm, patch, landmarks)
-    write_json(root / "configs" / "inference.json", inference)
-    write_json(root / "configs" / "train.json", _train(window, patch, training or {}))
-    metadata = _metadata(root.name, method, modality, window, patch)
-    write_json(root / "configs" / "metadata.json", metadata)
+    configs = {
+        "inference": _inference(network, modality, space, window, spacing_mm, patch, landmarks),
+        "train": _train(window, patch, training or {}),
+        "metadata": _metadata(root.name, method, modality, window, patch),
+    }
+    for name, config in configs.items():
+        write_json(root / "configs" / f"{name}.json", config)
     write_text(root / "configs" / "logging.conf", LOGGING)
     write_text(root / "LICENSE", "Apache-2.0; see the LICENSE of volad.\n")
     write_text(root / "docs" / "README.md", _readme(root.name, method))
@@ -299,7 +301,7 @@ def _train(window: str, patch: Sequence[int], changes: Mapping[str, Any]) -> dic
             },
         },
         "validate": {"dataset": {**healthy, "rows": {**rows, "split": "validation"}}},
-        "initialize": [],
+        "initialize": ["$torch.manual_seed(@seed)"],  # the weights to start from are random, too
         "run": ["$@train::trainer.run()"],
     }
     for key, value in changes.items():
