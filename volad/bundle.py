@@ -103,8 +103,8 @@ def open_config(root: Path, name: str, overrides: Mapping[str, Any]) -> ConfigPa
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
-    parser.read_config(str(root / "configs" / f"{name}.json"))
-    parser.read_meta(str(root / "configs" / "metadata.json"))
+    parser.read_config(_read_json(root / "configs" / f"{name}.json"))
+    parser.read_meta(_read_json(root / "configs" / "metadata.json"))
     for key, value in {"bundle_root": str(root), **overrides}.items():
         if key.split("::")[0] not in parser:
             raise UsageError(f"bundle {root.name} has no setting {key!r}")
@@ -168,7 +168,7 @@ def load_weights(
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise UsageError(
-            f"{path}: the weights do not fit the bundle's network ({first})"
+            f"{path}: the weights do not fit the bundle's network ({first}); get the bundle again"
         ) from error
     return network.to(device)
 
@@ -178,8 +178,10 @@ def _read_weights(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
     try:
         stored: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise UsageError(f"{path}: the weights are damaged; get the bundle again") from error
+    except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
+        raise UsageError(
+            f"{path}: the weights are unreadable or damaged; get the bundle again"
+        ) from error
     return stored
 
 
