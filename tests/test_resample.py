@@ -107,6 +107,15 @@ def test_only_the_axis_that_gets_coarser_is_blurred() -> None:
     assert resample(stripes(2), target, (8, 8, 5)).std() < 0.1
 
 
+def test_the_blurred_axis_is_the_images_own_whatever_the_new_grids_order() -> None:
+    target = grid((1, 1, 3), (4, 4, 4))[:, [2, 0, 1, 3]]  # its first axis runs along z
+    out = resample(stripes(0), target, (5, 8, 8))
+    np.testing.assert_allclose(
+        out, stripes(0)[:, 4:12, 4:12, 4:17:3].permute(0, 3, 1, 2), atol=1e-5
+    )
+    assert resample(stripes(2), target, (5, 8, 8)).std() < 0.1
+
+
 @pytest.mark.parametrize("name", ["same", "finer and shifted"])
 def test_voxels_that_are_not_larger_are_not_blurred(name: str) -> None:
     noise = torch.rand(1, 21, 21, 21, generator=torch.Generator().manual_seed(0))

@@ -163,6 +163,20 @@ def test_every_epoch_draws_anew_and_only_learning_augments(tmp_path: Path) -> No
     assert validation.seeds[0][1] is False
 
 
+def test_learning_shuffles_the_windows_in_another_way_in_every_epoch(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    class Ordered(Slider):
+        def step(self, x: Tensor) -> Iterator[Update]:
+            seen.extend(x[:, 0, 0, 0].tolist())
+            return super().step(x)
+
+    Trainer(Ordered(), windows(), None, tmp_path / "m.pt", **settings()).run()
+    epochs = [tuple(seen[i : i + 6]) for i in range(0, 24, 6)]
+    assert {tuple(sorted(epoch)) for epoch in epochs} == {(1, 2, 3, 4, 5, 6)}
+    assert len(set(epochs)) == 4
+
+
 class Adversaries(Method):
     """Two weights in turn, as a critic and a generator are."""
 
