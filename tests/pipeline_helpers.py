@@ -36,7 +36,7 @@ TRAINING = [
     *("--modality=ct", "--space=isotropic", "--spacing-mm=6", "--patch", "16", "16", "16"),
     *("--epochs=30", "--batch=4", "--lr=0.003", "--ema=0", "--no-amp", "--device=cpu"),
     *("--set", "features=[8,16]", "--set", "convs=1", "--set", "code=4"),
-    *("--set", "residual=positive", "--healthy-fpr=0.005"),
+    *("--set", "residual=positive", "--set", "dropout=0.1", "--healthy-fpr=0.005"),
 ]
 
 

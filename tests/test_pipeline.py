@@ -128,6 +128,7 @@ def test_calibration_calls_score(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_no_randomness_is_left(scan: Path, result: Result) -> None:
+    """The ready bundle has dropout, which must be off."""
     torch.manual_seed(1)
     again = pipeline(ready_bundle(), threshold=THRESHOLD)(str(scan))
     assert np.array_equal(again.score, result.score)
