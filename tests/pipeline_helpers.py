@@ -26,9 +26,6 @@ from volad.pipeline import Pipeline
 from volad.preprocess.align import load_template
 from volad.preprocess.steps import Sample
 
-#: Kept until the interpreter ends; what is in it is shared, so tests only read it.
-_HOME = TemporaryDirectory(prefix="volad-tests-")
-atexit.register(_HOME.cleanup)
 #: Where `head(lesion=True)` bleeds: a cube of 24 mm in the left hemisphere.
 LESION = np.s_[12:18, 22:28, 22:28]
 #: What makes the detector, as `volad train` takes it.
@@ -72,9 +69,17 @@ def save_head(path: Path, seed: int = 90, *, lesion: bool = True) -> Path:
 
 
 @cache
+def shared() -> Path:
+    """A folder that is there until the interpreter ends; tests only read what is in it."""
+    folder = TemporaryDirectory(prefix="volad-tests-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
+@cache
 def healthy_set() -> Path:
     """A folder with `manifest.csv`: three healthy subjects to train on, two to validate on."""
-    folder = Path(_HOME.name) / "healthy"
+    folder = shared() / "healthy"
     scans = [folder / "scans" / f"sub{seed}.nii.gz" for seed in range(5)]
     for seed, scan in enumerate(scans):
         scan.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +116,7 @@ def train_arguments(root: Path, *more: str, method: str = "ae") -> list[str]:
 @cache
 def ready_bundle() -> Path:
     """A trained and calibrated autoencoder; to change it, take `bundle_copy`."""
-    root = Path(_HOME.name) / "head_ct_ae"
+    root = shared() / "head_ct_ae"
     with redirect_stdout(io.StringIO()):
         assert main(train_arguments(root, *TRAINING)) == 0
     return root
