@@ -6,6 +6,7 @@ import gzip
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,7 +22,7 @@ __all__ = ["Alignment", "Template", "align", "load_template"]
 
 #: ITK's world is LPS mm, ours RAS mm: x and y change sign.
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-#: A head can be turned this far about the left-right axis (nodding) before starting straight fails.
+#: Starts, as turns about the left-right axis: a head nods by so much in the scanner.
 NODS_DEG = (0.0, 30.0, -30.0)
 #: Below these an alignment has failed. They lie between what good alignments reach (0.955 and 0.53
 #: on T1, 0.47 on T2) and what headers turned by 90 or 180 degrees do (0.86 and 0.31 at most):
@@ -88,8 +89,8 @@ def align(image: MetaTensor, brain: MetaTensor) -> Alignment:
     """Register a scan to MNI152 by mutual information, affine with 12 degrees of freedom.
 
     The scan starts where the brain's centre of mass lies on the template's, upright as its affine
-    says; where that fails, it starts nodding forward and backward, and the best fit wins.
-    Deterministic: one thread, a fixed seed.
+    says and nodding forward and backward; the best of the three goes on. Deterministic: one thread,
+    a fixed seed.
 
     Args:
         image: `(1, X, Y, Z)`, any contrast.
@@ -104,44 +105,41 @@ def align(image: MetaTensor, brain: MetaTensor) -> Alignment:
         torch.cat([image.as_tensor() * brain.as_tensor(), brain.as_tensor().float()]), affine=affine
     )
     small = resample(stripped, grid, shape).numpy()
-    attempts: list[Alignment] = []
     with one_thread():
-        for nod in NODS_DEG:
-            attempts.append(_attempt(small[0], small[1], grid, nod))
-            if not attempts[-1].failed:
-                return attempts[-1]
-    return max(attempts, key=lambda a: a.correlation)
+        to_template = _search(small[0], small[1], grid)
+    return _judge(to_template, small[0], small[1], grid)
 
 
-def _attempt(
-    scan: NDArray[np.float32],
-    brain: NDArray[np.float32],
-    grid: NDArray[np.float64],
-    nod_deg: float,
-) -> Alignment:
+def _search(
+    scan: NDArray[np.float32], brain: NDArray[np.float32], grid: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Similarity from every start at low resolution, then affine from the best of them."""
     template = load_template()
-    fixed = _to_sitk(template.t1, template.affine)
-    moving = _to_sitk(scan, grid)
-    start = sitk.CenteredTransformInitializer(
+    fixed, moving = _to_sitk(template.t1, template.affine), _to_sitk(scan, grid)
+    middle = sitk.CenteredTransformInitializer(
         _to_sitk((template.t1 > 0).astype(np.float32), template.affine),
         _to_sitk(brain, grid),
         sitk.Euler3DTransform(),
         sitk.CenteredTransformInitializerFilter.MOMENTS,
     )
-    rigid = sitk.Euler3DTransform(start)
-    rigid.SetRotation(np.deg2rad(nod_deg), 0.0, 0.0)
-    similar = sitk.Similarity3DTransform()
-    similar.SetCenter(rigid.GetCenter())
-    similar.SetMatrix(rigid.GetMatrix())
-    similar.SetTranslation(rigid.GetTranslation())
-    _register(fixed, moving, similar, shrinks=(4,), sigmas_mm=(4.0,))
-    full = sitk.AffineTransform(3)
-    full.SetCenter(similar.GetCenter())
-    full.SetMatrix(similar.GetMatrix())
-    full.SetTranslation(similar.GetTranslation())
+    starts = []
+    for nod_deg in NODS_DEG:
+        rigid = sitk.Euler3DTransform(middle)
+        rigid.SetRotation(float(np.deg2rad(nod_deg)), 0.0, 0.0)
+        similar = _copy(rigid, sitk.Similarity3DTransform())
+        cost = _register(fixed, moving, similar, shrinks=(4,), sigmas_mm=(4.0,))
+        starts.append((cost, abs(nod_deg), nod_deg, similar))
+    full = _copy(min(starts, key=lambda start: start[:3])[-1], sitk.AffineTransform(3))
     _register(fixed, moving, full, shrinks=(2, 1), sigmas_mm=(2.0, 0.0))
-    to_template = np.asarray(np.linalg.inv(_matrix(full)), np.float64)
-    return _judge(to_template, scan, brain, grid)
+    return np.linalg.inv(_matrix(full))
+
+
+def _copy(source: Any, target: Any) -> Any:
+    """Start one kind of transform where another one is."""
+    target.SetCenter(source.GetCenter())
+    target.SetMatrix(source.GetMatrix())
+    target.SetTranslation(source.GetTranslation())
+    return target
 
 
 def _register(
@@ -150,8 +148,12 @@ def _register(
     transform: sitk.Transform,
     shrinks: tuple[int, ...],
     sigmas_mm: tuple[float, ...],
-) -> None:
-    """Move `transform` (fixed to moving, LPS mm) to the best mutual information, in place."""
+) -> float:
+    """Move `transform` (fixed to moving, LPS mm) to the best mutual information, in place.
+
+    Returns:
+        the metric at the end; lower is better.
+    """
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.RANDOM)
@@ -167,6 +169,7 @@ def _register(
     method.SetSmoothingSigmasAreSpecifiedInPhysicalUnits(True)
     method.SetInitialTransform(transform, inPlace=True)
     method.Execute(sitk.Cast(fixed, sitk.sitkFloat32), sitk.Cast(moving, sitk.sitkFloat32))
+    return float(method.GetMetricValue())
 
 
 def _judge(
