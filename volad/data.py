@@ -28,10 +28,12 @@ from monai.transforms import (
     RandFlip,
     RandGaussianNoise,
     RandSpatialCrop,
+    SpatialPad,
 )
 from torch import Tensor
 from tqdm import tqdm
 
+from volad import __version__
 from volad.errors import InputError, worker_died
 from volad.io import Scan, atomic, input_sha256
 
@@ -197,6 +199,7 @@ class HealthySet:
         self.rows = list(rows)
         self.augment = augment
         self.windows_per_scan = windows_per_scan
+        self.pad = SpatialPad(list(roi)) if roi is not None else None
         self.crop = RandSpatialCrop(list(roi), random_size=False) if roi is not None else None
         self._augmented = False
         files = fill_cache(self.rows, preprocessing, Path(cache_dir), settings, workers)
@@ -218,8 +221,8 @@ class HealthySet:
         x = self.scans[index % len(self.scans)].float()
         if self.augment is not None and self._augmented:
             x = self.augment(x)
-        if self.crop is not None:
-            x = torch.as_tensor(self.crop(x))
+        if self.crop is not None and self.pad is not None:
+            x = torch.as_tensor(self.crop(self.pad(x)))
         return torch.as_tensor(x)
 
 
@@ -239,7 +242,8 @@ def fill_cache(
         One `.npz` a row with `image (C, *grid)` float32 and `brain (1, *grid)` bool.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
-    recipe = json.dumps(_before_scale(settings), sort_keys=True, default=str).encode()
+    made_by = {"volad": __version__, "settings": _before_scale(settings)}
+    recipe = json.dumps(made_by, sort_keys=True, default=str).encode()
     hashes = [row.sha256 or input_sha256(row.scan) for row in rows]
     names = [hashlib.sha256(sha256.encode() + recipe).hexdigest()[:24] for sha256 in hashes]
     files = [cache_dir / f"{name}.npz" for name in names]

@@ -18,7 +18,10 @@ PERCENTILES = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99)
 
 @dataclass(frozen=True)
 class Scale:
-    """A monotone, piecewise linear map of intensities, straight on beyond its ends.
+    """A monotone, piecewise linear map of intensities.
+
+    Beyond its ends it goes on with its mean slope: the end pieces' own can be near vertical where a
+    scan is coarsely quantised.
 
     Attributes:
         source: knots in units of the scan, ascending.
@@ -75,9 +78,8 @@ def _piecewise(
     values: NDArray[np.float32], source: Sequence[float], target: Sequence[float]
 ) -> NDArray[np.float32]:
     x, y = np.asarray(source), np.asarray(target)
-    out = np.interp(values, x, y)
-    below, above = values < x[0], values > x[-1]
-    out[below] = y[0] + (values[below] - x[0]) * (y[1] - y[0]) / (x[1] - x[0])
-    out[above] = y[-1] + (values[above] - x[-1]) * (y[-1] - y[-2]) / (x[-1] - x[-2])
+    slope = (y[-1] - y[0]) / (x[-1] - x[0])
+    beyond = np.minimum(values - x[0], 0) + np.maximum(values - x[-1], 0)
+    out = np.interp(values, x, y) + slope * beyond
     mapped: NDArray[np.float32] = out.astype(np.float32)
     return mapped
