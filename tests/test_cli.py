@@ -633,7 +633,10 @@ def test_train_makes_a_bundle_that_segments(
     assert sidecar(out)["bundle"]["method"] == "voxel_gaussian"
 
     assert main(train_arguments(root, *options, method="ae")) == 2
-    assert "is a bundle of voxel_gaussian; name another folder" in capsys.readouterr().err
+    assert "is a bundle of another network (voxel_gaussian)" in capsys.readouterr().err
+    other = ("--set", "floor=0.5")  # the same method, and not the same network
+    assert main(train_arguments(root, *options, *other, method="voxel_gaussian")) == 2
+    assert "give the arguments it was made with" in capsys.readouterr().err
 
 
 def test_a_training_that_was_cut_short_goes_on(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def segment(
     bundle_name: str | os.PathLike[str] = bundle.DEFAULT,
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
+    tell: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Segment a scan, a folder of scans or a manifest with a trained bundle.
 
@@ -61,6 +62,7 @@ def segment(
         bundle_name: a shipped bundle's name or a bundle's folder.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         settings: keys of the bundle's `inference.json` to override, as for `monai.bundle run`.
+        tell: called with each outcome as soon as its scan is done.
 
     Returns:
         How each scan ended; a scan that failed is an outcome, not an exception.
@@ -77,7 +79,7 @@ def segment(
         },
     )
     bundle.build(parser, "dataset")  # bad input is named before weights are loaded
-    outcomes: list[Outcome] = bundle.build(parser, "evaluator").run(check=False)
+    outcomes: list[Outcome] = bundle.build(parser, "evaluator").run(check=False, tell=tell)
     return outcomes
 
 
@@ -129,7 +131,7 @@ def train(
         "space": space,
         "spacing_mm": spacing_mm,
         "patch": list(patch),
-        "training": {"manifest": bundle.literal(manifest), **(training or {})},
+        "training": dict(training or {}),
     }
     if not (folder / "configs" / "train.json").exists():
         skeleton.create(folder, method, **recipe)
@@ -141,9 +143,10 @@ def train(
             for name in ("train", "inference"):  # a half-made bundle must not look like a whole one
                 (folder / "configs" / f"{name}.json").unlink()
             raise
-    elif bundle.identity(folder).method != method:
+    elif skeleton.network(method, recipe["arguments"], space) != bundle.network_def(folder):
         raise UsageError(
-            f"{folder} is a bundle of {bundle.identity(folder).method}; name another folder"
+            f"{folder} is a bundle of another network ({bundle.identity(folder).method}); name "
+            "another folder, or give the arguments it was made with"
         )
     parser = bundle.open_config(
         folder,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -63,10 +63,13 @@ class Batch:
         self.outputs.check(self.scans)
         self.workers = workers
 
-    def run(self, check: bool = True) -> list[Outcome]:
+    def run(
+        self, check: bool = True, tell: Callable[[Outcome], None] | None = None
+    ) -> list[Outcome]:
         """Segment all scans.
 
         Args:
+            tell: called with each outcome as soon as its scan is done.
             check: raise where a scan failed, after all are done (MONAI's `bundle run` would
                 otherwise end with exit code 0).
 
@@ -80,6 +83,8 @@ class Batch:
         )
         for scan, sample in self._prepared():
             done.append(self._one(scan, sample))
+            if tell is not None:
+                tell(done[-1])
             bar.update()
         bar.close()
         if self.outputs.stats and len(self.scans) > 1:

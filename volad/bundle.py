@@ -185,14 +185,19 @@ def _read_weights(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     return stored
 
 
+def network_def(root: str | os.PathLike[str]) -> dict[str, Any]:
+    """The unbuilt network of a bundle; imports no torch."""
+    settings: dict[str, Any] = _read_json(Path(root) / "configs" / "inference.json")["network_def"]
+    return settings
+
+
 def identity(root: str | os.PathLike[str]) -> Identity:
     """Read a bundle's identity from its files; imports no torch."""
     folder = Path(root).resolve()
     metadata = _read_json(folder / "configs" / "metadata.json")
     calibration = _read_json(folder / "models" / "calibration.json", missing={})
     weights = folder / "models" / "model.pt"
-    config = _read_json(folder / "configs" / "inference.json")
-    target = str(config["network_def"]["_target_"])
+    target = str(network_def(folder)["_target_"])
     return Identity(
         name=folder.name,
         version=str(metadata["version"]),

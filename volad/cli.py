@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     args = _parser().parse_args(argv)
     level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
+    if args.quiet:
+        os.environ["TQDM_DISABLE"] = "1"  # before tqdm loads
     logging.basicConfig(level=level, format="volad: %(message)s", stream=sys.stderr, force=True)
     try:
         code: int = args.run(args)
@@ -61,6 +63,7 @@ def segment(args: argparse.Namespace) -> int:
     outcomes = api.segment(
         scans,
         output,
+        tell=lambda outcome: _print_outcome(outcome, args.json),
         bundle_name=args.bundle,
         device=args.device,
         settings=_given(
@@ -69,8 +72,6 @@ def segment(args: argparse.Namespace) -> int:
             "min_lesion_mm3", "save_score", "save_healthy", "stats", "report",
         ) | ({"inferer::overlap": args.overlap} if args.overlap is not None else {}),
     )  # fmt: skip
-    for outcome in outcomes:
-        _print_outcome(outcome, args.json)
     failed = [o for o in outcomes if o.error]
     if not failed:
         return 0
@@ -84,9 +85,10 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         files = {kind: os.fspath(path) for kind, path in outcome.files.items()}
         row = {"name": name, "exit_code": outcome.exit_code, "error": outcome.error}
-        print(json.dumps({**row, "files": files, **outcome.summary, "flags": outcome.flags}))
+        facts = {**row, "files": files, **outcome.summary, "flags": outcome.flags}
+        print(json.dumps(facts), flush=True)
     elif not outcome.error:
-        print(outcome.files["mask"])
+        print(outcome.files["mask"], flush=True)
 
 
 def train(args: argparse.Namespace) -> int:

@@ -25,6 +25,15 @@ from volad.report.page import render_page
 
 __all__ = ["Outcome", "Outputs", "sidecar", "write_outputs", "write_statistics"]
 
+#: All that can be written for a scan, in this order.
+KINDS = (
+    "mask.nii.gz",
+    "score.nii.gz",
+    "healthy.nii.gz",
+    "lesions.csv",
+    "report.html",
+    "mask.json",
+)
 NIFTI = (".nii.gz", ".nii")
 
 
@@ -112,8 +121,10 @@ def write_outputs(
     facts = sidecar(result, pipeline, identity)
     facts["lesions"] = {"count": len(lesions), "mm3": sum(x.volume_mm3 for x in lesions)}
     files = {"mask": outputs.path(scan, "mask.nii.gz")}
-    # An earlier run's sidecar must not stand beside a new mask while the rest is written.
-    remove(outputs.path(scan, "mask.json"))
+    # An earlier run's files must not stand beside a new mask; the sidecar, which vouches for the
+    # others, goes first.
+    for kind in reversed(KINDS):
+        remove(outputs.path(scan, kind))
     write_mask(files["mask"], result.mask, volume)
     if outputs.save_score:
         files["score"] = outputs.path(scan, "score.nii.gz")
@@ -171,6 +182,10 @@ def sidecar(result: Result, pipeline: Pipeline, identity: Identity) -> dict[str,
         "bundle": identity.facts(),
         "threshold": _threshold(result.threshold, identity),
         "preprocessing": result.facts,
+        "postprocessing": {
+            type(step).__name__: vars(step)
+            for step in (*pipeline.map_steps, pipeline.cut, *pipeline.mask_steps)
+        },
         "software": {
             "volad": volad.__version__,
             "monai": version("monai"),

@@ -104,7 +104,8 @@ class DropSmallLesions(Transform):
         mask = sample["pred"]
         labels, _ = ndimage.label(mask.numpy()[0], structure=np.ones((3, 3, 3)))
         voxel_mm3 = abs(float(np.linalg.det(np.asarray(mask.affine)[:3, :3])))
-        keep = np.bincount(labels.ravel()) * voxel_mm3 >= self.min_mm3
+        # A hair less, since the determinant rounds.
+        keep = np.bincount(labels.ravel()) * voxel_mm3 >= self.min_mm3 * (1 - 1e-6)
         keep[0] = False  # label 0 is the background
         return {**sample, "pred": _like(mask, keep[labels][None])}
 

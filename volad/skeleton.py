@@ -75,10 +75,10 @@ def create(
     if space not in SPACES:
         raise UsageError(f"--space must be one of {', '.join(SPACES)}, got {space!r}")
     window = _window(method, space)
-    network = _network(method, arguments, space)
-    _check(method, network)
+    settings = network(method, arguments, space)
+    _check(method, settings)
     configs = {
-        "inference": _inference(network, modality, space, window, spacing_mm, patch, landmarks),
+        "inference": _inference(settings, modality, space, window, spacing_mm, patch, landmarks),
         "train": _train(window, patch, training or {}),
         "metadata": _metadata(root.name, method, modality, window, patch),
     }
@@ -99,8 +99,8 @@ def _window(method: str, space: str) -> str:
     return wanted
 
 
-def _network(method: str, arguments: Mapping[str, Any], space: str) -> dict[str, Any]:
-    """The method's settings; a method that can know the grid is told it."""
+def network(method: str, arguments: Mapping[str, Any], space: str) -> dict[str, Any]:
+    """The `network_def` of a method in a space; a method that can know the grid is told it."""
     cls = methods.load(method)
     known = inspect.signature(cls).parameters
     settings = dict(arguments)
@@ -112,10 +112,10 @@ def _network(method: str, arguments: Mapping[str, Any], space: str) -> dict[str,
     return {"_target_": f"{cls.__module__}.{cls.__name__}", **settings}
 
 
-def _check(method: str, network: Mapping[str, Any]) -> None:
+def _check(method: str, settings: Mapping[str, Any]) -> None:
     """Build the method once, so that a wrong argument is found before hours of preprocessing."""
     try:
-        methods.load(method)(**{k: v for k, v in network.items() if k != "_target_"})
+        methods.load(method)(**{k: v for k, v in settings.items() if k != "_target_"})
     except (TypeError, ValueError) as error:
         raise UsageError(f"{method}: {error}") from error
 

@@ -131,7 +131,7 @@ def _search(
         starts.append((cost, abs(nod_deg), nod_deg, similar))
     full = _copy(min(starts, key=lambda start: start[:3])[-1], sitk.AffineTransform(3))
     _register(fixed, moving, full, shrinks=(2, 1), sigmas_mm=(2.0, 0.0))
-    return np.linalg.inv(_matrix(full))
+    return np.linalg.inv(_matrix(full)).astype(np.float64)
 
 
 def _copy(source: Any, target: Any) -> Any:
