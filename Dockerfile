@@ -1,13 +1,15 @@
-# CPU:  docker build -t volad .
-# CUDA: docker build -t volad:cuda --build-arg TORCH=torch==2.13.0 --build-arg INDEX= .
-# Run:  docker run --rm --network none --read-only --tmpfs /tmp -v IN:/input:ro -v OUT:/output volad segment
+# CUDA: docker build -t volad .
+# CPU:  docker build -t volad --build-arg PIP_OPTIONS="--index-url URL" . with the URL of the CPU
+#       wheels that pytorch.org names: they are a tenth of the size.
+# Run:  docker run --rm --network none --read-only --tmpfs /tmp --gpus all \
+#           -v IN:/input:ro -v OUT:/output volad
+#       Any user id works: add --user "$(id -u):$(id -g)" to own the results.
 ARG BASE=python:3.11-slim
 FROM ${BASE}
 
-# A CPU wheel of torch is a tenth of the CUDA one; INDEX= (empty) takes the default CUDA wheel.
 ARG TORCH=torch==2.13.0
-ARG INDEX="--index-url https://download.pytorch.org/whl/cpu"
-RUN pip install --no-cache-dir ${INDEX} "${TORCH}"
+ARG PIP_OPTIONS=
+RUN pip install --no-cache-dir ${PIP_OPTIONS} "${TORCH}"
 
 WORKDIR /opt/volad
 COPY pyproject.toml README.md LICENSE ./

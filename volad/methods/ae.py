@@ -42,6 +42,9 @@ class AE(Reconstruction):
         floor: added to that spread, in units of the image.
         atlas: the mean healthy scan is a second input, and the network's output is added to it, so
             that the code only has to hold what makes this brain differ; needs `grid`.
+        trust: with `atlas`, how far the counterpart goes from the mean healthy scan (0) to the
+            network's answer (1). Less than 1 keeps lesions that look like a healthy variant, as
+            those beside the ventricles do, from being explained away.
         corruption: `none`, or a name in `volad.corrupt`, undone in training only.
         amount: strength of the corruption: a share of the voxels, or a standard deviation.
         loss: `l2` as in Sato et al., `l1` as in Baur et al.; mean over brain voxels.
@@ -63,6 +66,7 @@ class AE(Reconstruction):
         standardise: bool = False,
         floor: float = 0.05,
         atlas: bool = False,
+        trust: float = 1.0,
         corruption: str = "none",
         amount: float = 0.3,
         loss: Literal["l1", "l2"] = "l2",
@@ -76,7 +80,10 @@ class AE(Reconstruction):
         if corruption != "none" and corruption not in CORRUPTIONS:
             known = ", ".join(("none", *CORRUPTIONS))
             raise ValueError(f"corruption must be one of {known}, got {corruption!r}")
+        if not 0 < trust <= 1:
+            raise ValueError(f"trust must be above 0 and at most 1, got {trust}")
         super().__init__(residual, grid if standardise else None, floor, channels)
+        self.trust = trust
         self.atlas = VoxelNormal(channels, grid, floor) if atlas and grid is not None else None
         self.corruption = corruption
         self.amount = amount
@@ -109,7 +116,10 @@ class AE(Reconstruction):
         return self._error(self._rebuild(x), x)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        return self._rebuild(x) * brain_of(x)
+        x_hat = self._rebuild(x)
+        if self.atlas is not None:
+            x_hat = torch.lerp(self.atlas.mean.expand_as(x), x_hat, self.trust)
+        return x_hat * brain_of(x)
 
     def _rebuild(self, x: Tensor) -> Tensor:
         if self.atlas is None:
