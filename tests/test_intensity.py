@@ -116,6 +116,13 @@ def test_a_scan_without_a_field_stays_as_it_is() -> None:
     assert unevenness(correct_bias(true, brain, 3.0) / true, brain) < 0.04
 
 
+def test_bias_correction_keeps_the_unit_of_the_scan() -> None:
+    true, brain, field = head(4.0)
+    image = (5000 * true * field).astype(np.float32)
+    ratio = correct_bias(image, brain, 3.0)[brain] / image[brain]
+    np.testing.assert_allclose(np.exp(np.log(ratio).mean()), 1, rtol=1e-3)
+
+
 def test_bias_correction_is_the_same_from_run_to_run_and_bears_dark_voxels() -> None:
     true, brain, field = head(4.0)
     image = true * field

@@ -42,6 +42,8 @@ def correct_bias(
         n4.SetConvergenceThreshold(1e-4)
         n4.Execute(sitk.Shrink(full, [shrink] * 3), sitk.Shrink(mask, [shrink] * 3))
         field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(full)).transpose(2, 1, 0)
+    # N4's field has any mean; without it intensities would leave the scan's own units.
+    field = field - field[brain].mean()
     corrected: NDArray[np.float32] = np.where(brain, image / np.exp(field), 0).astype(np.float32)
     return corrected
 
