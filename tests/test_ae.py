@@ -63,6 +63,17 @@ def test_standardising_divides_by_the_healthy_spread_of_the_residual() -> None:
         torch.testing.assert_close(model(x[:1]), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_mirrored_statistics_are_those_of_scans_and_mirror_images() -> None:
+    x = healthy(3)
+    mirrored, doubled = aligned(atlas=True, mirror=True), aligned(atlas=True)
+    run(mirrored, 0, x)
+    run(doubled, 0, torch.cat([x, x.flip(2)]))
+    assert mirrored.atlas is not None
+    assert doubled.atlas is not None
+    torch.testing.assert_close(mirrored.atlas.mean, doubled.atlas.mean)
+    torch.testing.assert_close(mirrored.atlas.mean, mirrored.atlas.mean.flip(1))
+
+
 def test_what_is_not_brain_scores_nothing() -> None:
     model, x = aligned(), healthy(1)
     with torch.no_grad():

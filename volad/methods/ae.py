@@ -40,6 +40,8 @@ class AE(Reconstruction):
         grid: spatial shape of aligned whole volumes, in voxels; None for patches and slices.
         standardise: divide residuals by their healthy spread at each voxel; needs `grid`.
         floor: added to that spread, in units of the image.
+        mirror: take atlas and spread from every scan and its mirror image (first spatial axis), for
+            grids that are symmetric about the middle, as MNI152's is: twice the scans for free.
         atlas: the mean healthy scan is a second input, and the network's output is added to it, so
             that the code only has to hold what makes this brain differ; needs `grid`.
         trust: with `atlas`, how far the counterpart goes from the mean healthy scan (0) to the
@@ -65,6 +67,7 @@ class AE(Reconstruction):
         grid: Sequence[int] | None = None,
         standardise: bool = False,
         floor: float = 0.05,
+        mirror: bool = False,
         atlas: bool = False,
         trust: float = 1.0,
         corruption: str = "none",
@@ -84,6 +87,7 @@ class AE(Reconstruction):
             raise ValueError(f"trust must be above 0 and at most 1, got {trust}")
         super().__init__(residual, grid if standardise else None, floor, channels)
         self.trust = trust
+        self.mirror = mirror
         self.atlas = VoxelNormal(channels, grid, floor) if atlas and grid is not None else None
         self.corruption = corruption
         self.amount = amount
@@ -105,8 +109,14 @@ class AE(Reconstruction):
 
     def _average(self, x: Tensor) -> Iterator[Update]:
         assert self.atlas is not None
-        self.atlas.update(x)
+        self.atlas.update(self._both(x))
         yield from ()
+
+    def _measure(self, x: Tensor) -> Iterator[Update]:
+        return super()._measure(self._both(x))
+
+    def _both(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x.flip(2)]) if self.mirror else x
 
     def training_step(self, x: Tensor) -> Iterator[Update]:
         seen = x if self.corruption == "none" else corrupt(self.corruption, x, self.amount)
