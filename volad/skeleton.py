@@ -4,46 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import volad
 from volad import methods
 from volad.errors import UsageError
 from volad.io import write_json, write_text
+from volad.skeleton_docs import LOGGING, MNI_GRID, metadata, readme
 
 __all__ = ["SPACES", "create"]
 
 #: Spaces a bundle can work in: how scans get onto the model's grid.
 SPACES = ("mni", "isotropic")
-
-#: Voxels of the shipped MNI152 grid (`volad.preprocess.align.Template`).
-MNI_GRID = (80, 96, 88)
-
-LOGGING = """[loggers]
-keys=root
-
-[handlers]
-keys=console
-
-[formatters]
-keys=plain
-
-[logger_root]
-level=INFO
-handlers=console
-
-[handler_console]
-class=StreamHandler
-level=INFO
-formatter=plain
-args=(sys.stderr,)
-
-[formatter_plain]
-format=%(asctime)s %(levelname)s %(name)s: %(message)s
-"""
 
 
 def create(
@@ -80,13 +52,13 @@ def create(
     configs = {
         "inference": _inference(settings, modality, space, window, spacing_mm, patch, landmarks),
         "train": _train(window, patch, training or {}),
-        "metadata": _metadata(root.name, method, modality, window, patch),
+        "metadata": metadata(root.name, method, modality, window, patch),
     }
     for name, config in configs.items():
         write_json(root / "configs" / f"{name}.json", config)
     write_text(root / "configs" / "logging.conf", LOGGING)
     write_text(root / "LICENSE", "Apache-2.0; see the LICENSE of volad.\n")
-    write_text(root / "docs" / "README.md", _readme(root.name, method))
+    write_text(root / "docs" / "README.md", readme(root.name, method))
     write_text(root / "docs" / "data_license.txt", "State the licence of the training data here.\n")
 
 
@@ -309,69 +281,3 @@ def _train(window: str, patch: Sequence[int], changes: Mapping[str, Any]) -> dic
             raise UsageError(f"training has no setting {key!r}")
         config[key] = value
     return config
-
-
-def _metadata(
-    name: str, method: str, modality: str, window: str, patch: Sequence[int]
-) -> dict[str, Any]:
-    import torch
-
-    shape = list(MNI_GRID) if window == "volume" else list(patch)
-    tensor = {
-        "type": "image",
-        "modality": modality.upper(),
-        "num_channels": 1,
-        "spatial_shape": shape,
-        "dtype": "float32",
-        "is_patch_data": window != "volume",
-    }
-    return {
-        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
-        "meta_schema_20240725.json",
-        "version": "0.1.0",
-        "changelog": {"0.1.0": f"made by volad {volad.__version__} on {date.today().isoformat()}"},
-        "monai_version": version("monai"),
-        "pytorch_version": torch.__version__.split("+")[0],
-        "numpy_version": version("numpy"),
-        "required_packages_version": {
-            "volad": volad.__version__,
-            "nibabel": version("nibabel"),
-            "SimpleITK": version("SimpleITK"),
-            "scipy": version("scipy"),
-        },
-        "supported_apps": {},
-        "name": name,
-        "task": "Unsupervised lesion segmentation: learns healthy scans, finds what differs",
-        "description": methods.summary(method),
-        "authors": "The volad authors",
-        "copyright": "The volad authors",
-        "data_source": "state the source of the healthy training scans",
-        "data_type": "nifti",
-        "modality": modality,
-        "image_classes": "one channel",
-        "label_classes": "none: training takes no labels",
-        "pred_classes": "single channel, 1 is lesion",
-        "intended_use": "Research only. Not a medical device: not for diagnosis or treatment.",
-        "network_data_format": {
-            "inputs": {
-                "image": {
-                    **tensor,
-                    "format": "magnitude" if modality == "mr" else "hounsfield",
-                    "value_range": [0, 2],
-                    "channel_def": {"0": "image"},
-                }
-            },
-            "outputs": {
-                "pred": {
-                    **tensor,
-                    "format": "regression",
-                    "value_range": [],
-                    "channel_def": {"0": "score: higher is less like healthy tissue"},
-                }
-            },
-        },
-    }
-
-
-def _readme(name: str, method: str) -> str:
-    return f"# {name}\n\n{methods.summary(method)}\n\nTrained with `volad train {method}`.\n"
