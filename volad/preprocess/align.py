@@ -25,7 +25,7 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: Starts, as turns about the left-right axis: a head nods by so much in the scanner.
 NODS_DEG = (0.0, 30.0, -30.0)
 #: Below these an alignment has failed. They lie between the lowest of 164 healthy T1 heads
-#: (0.948 and 0.47) and the highest of headers turned by 90 or 180 degrees (0.86 and 0.31):
+#: (0.948 and 0.47) and the highest of headers turned by 90 or 180 degrees (0.86 and 0.32):
 #: benchmarks/alignment.py.
 MIN_OVERLAP = 0.90
 MIN_CORRELATION = 0.38
