@@ -114,3 +114,12 @@ def save_dicom(
         slice_.save_as(file, enforce_file_format=True)
         files.append(file)
     return files[::-1]
+
+
+def patched(path: Path, at: int, content: bytes) -> Path:
+    """A plain scan with some bytes of its header or voxels replaced."""
+    save_nifti(path, phantom(np.float32))
+    whole = bytearray(path.read_bytes())
+    whole[at : at + len(content)] = content
+    path.write_bytes(whole)
+    return path

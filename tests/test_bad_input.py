@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from io_helpers import phantom, save_dicom, save_nifti
+from io_helpers import patched, phantom, save_dicom, save_nifti
 from pipeline_helpers import bundle_copy, files_below, grid, head, save_head, segment
 
 Captured = pytest.CaptureFixture[str]
@@ -45,15 +45,6 @@ def refused(out: Path, capfd: Captured) -> Callable[..., None]:
         assert not out.exists() or files_below(out) == []
 
     return check
-
-
-def patched(path: Path, at: int, content: bytes) -> Path:
-    """A plain scan with some bytes of its header replaced."""
-    save_nifti(path, phantom(np.float32))
-    whole = bytearray(path.read_bytes())
-    whole[at : at + len(content)] = content
-    path.write_bytes(whole)
-    return path
 
 
 def floats(*numbers: float) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from io_helpers import phantom, read, refused, save_nifti, turned
+from io_helpers import patched, phantom, read, refused, save_nifti, turned
 
 import volad
 from volad.errors import InputError, VoladError
@@ -28,15 +28,6 @@ def silence(capfd: pytest.CaptureFixture[str]) -> object:
     """No library may print anything, whatever is wrong."""
     yield
     assert capfd.readouterr() == ("", "")
-
-
-def patched(path: Path, at: int, content: bytes) -> Path:
-    """A plain scan with some bytes of its header or voxels replaced."""
-    save_nifti(path, phantom(np.float32))
-    whole = bytearray(path.read_bytes())
-    whole[at : at + len(content)] = content
-    path.write_bytes(whole)
-    return path
 
 
 def float32(*numbers: float) -> bytes:

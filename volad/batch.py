@@ -116,11 +116,10 @@ class Batch:
             return
         waiting: deque[tuple[Scan, Future[Any]]] = deque()
         context = get_context("spawn")  # forking a process that has run torch can hang
-        todo = iter(self.scans)
         with ProcessPoolExecutor(
             self.workers, context, _start_worker, (self.pipeline.preprocessing, self._threads())
         ) as pool:
-            for scan in todo:
+            for scan in self.scans:
                 waiting.append((scan, pool.submit(_work, scan)))
                 if len(waiting) > self.workers:  # a bound: samples are large
                     yield _collect(*waiting.popleft())

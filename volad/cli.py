@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from volad import __version__, bundle, methods
 from volad.arguments import build_parser
 from volad.errors import UsageError, VoladError
+from volad.io.guard import one_line
 
 if TYPE_CHECKING:
     from volad.outputs import Outcome
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(args)
     except VoladError as error:
-        print(f"volad: {_one_line(error)}", file=sys.stderr)
+        print(f"volad: {one_line(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("volad: interrupted", file=sys.stderr)
@@ -180,10 +181,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
