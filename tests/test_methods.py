@@ -16,7 +16,7 @@ from phantoms import SIZE, Scans, healthy_brains, lesion_mask, with_lesion
 from torch import Tensor
 
 from volad import methods
-from volad.methods._base import Method
+from volad.methods._base import Method, Reconstruction
 from volad.train import Trainer
 from volad.window import build
 
@@ -68,6 +68,7 @@ def dims_of(window: str) -> int:
 
 #: Every method with every number of dimensions that its windows have, and with every window.
 MODELS = [(n, d) for n in NAMES for d in sorted({dims_of(w) for w in methods.load(n).windows})]
+RECONSTRUCTIONS = [(n, d) for n, d in MODELS if issubclass(methods.load(n), Reconstruction)]
 WINDOWS = [(n, w) for n in NAMES for w in methods.load(n).windows]
 
 every_name = pytest.mark.parametrize("name", NAMES)
@@ -181,6 +182,21 @@ def test_scoring_changes_neither_the_method_nor_its_input(
     weights = trained_weights(name, dims)
     assert all(torch.equal(value, weights[key]) for key, value in method.state_dict().items())
     assert torch.equal(given, unseen)
+
+
+@pytest.mark.parametrize(("name", "dims"), RECONSTRUCTIONS)
+def test_a_reconstruction_scores_its_counterpart(unseen: Tensor, name: str, dims: int) -> None:
+    """The pipeline calls the two halves of `forward`, so that one pass gives both."""
+    method = trained(name, dims)
+    assert isinstance(method, Reconstruction)
+    assert type(method).forward is Reconstruction.forward, "override compare, not forward"
+    with torch.no_grad():
+        x_hat = method.reconstruct(unseen)
+        found = method.compare(unseen, x_hat)
+        assert torch.equal(found, method(unseen))
+    assert x_hat.shape == unseen.shape
+    # MONAI weighs both in place.
+    assert len({t.untyped_storage().data_ptr() for t in (unseen, x_hat, found)}) == 3
 
 
 @every_model

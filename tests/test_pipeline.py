@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose
 from pipeline_helpers import (
@@ -142,6 +143,40 @@ def test_scoring_does_not_change_the_sample(scan: Path) -> None:
     assert torch.equal(run.score(sample)["pred"].as_tensor(), first.as_tensor())
 
 
+def test_one_pass_gives_what_a_pass_for_each_of_score_and_counterpart_gives(scan: Path) -> None:
+    run = pipeline(ready_bundle())
+    sample = prepare(run.preprocessing, str(scan))
+    window = sample["image"].as_tensor()[None]
+    with torch.no_grad():
+        score = run.inferer(window, run.network)[0]
+        counterpart = run.inferer(window, run.network.reconstruct)[0]
+    expected = {**sample, "pred": MetaTensor(score, affine=sample["image"].affine)}
+    for step in run.map_steps:
+        expected = step(expected)
+    found = run.score(sample)
+    assert torch.equal(found["pred"].as_tensor(), expected["pred"].as_tensor())
+    assert found["healthy"].shape == sample["image"].shape
+    torch.testing.assert_close(found["healthy"], counterpart, rtol=0, atol=1e-6)
+    assert (counterpart - sample["image"].as_tensor()).abs().max() > 0.1  # it is not the scan
+
+
+def test_the_report_needs_no_second_pass_of_the_network(scan: Path, tmp_path: Path) -> None:
+    run, windows = pipeline(ready_bundle()), 0
+
+    def count(x: torch.Tensor) -> torch.Tensor:
+        nonlocal windows
+        windows += len(x)
+        return x.clone()
+
+    run.inferer(prepare(run.preprocessing, str(scan))["image"].as_tensor()[None], count)
+    seen: list[int] = []
+    run.network.net.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    wanted = {"save_healthy": True, "report": True}
+    batch = Batch(run, find_scans(scan), tmp_path, bundle.identity(ready_bundle()), **wanted)
+    assert {"healthy", "report"} <= batch.run()[0].files.keys()
+    assert sum(seen) == windows > 1
+
+
 def test_bfloat16_changes_scores_little(scan: Path, result: Result) -> None:
     amp = pipeline(ready_bundle(), threshold=THRESHOLD, amp=True)(str(scan))
     assert not np.array_equal(amp.score, result.score)
@@ -155,6 +190,7 @@ def test_a_method_without_a_counterpart_has_none(scan: Path) -> None:
     )
     found = method(str(scan), healthy=True)
     assert found.healthy is None
+    assert "healthy" not in found.seconds
     # A rank: one per cent of the brain's voxels on the model's grid, so about that here.
     assert found.mask.sum() / found.brain.sum() == pytest.approx(0.01, abs=0.005)
 

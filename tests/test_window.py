@@ -110,6 +110,30 @@ def test_several_channels_make_one_score() -> None:
         torch.testing.assert_close(out, x[:, :1])
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("kind", ["volume", "patch", "slice", "windows of slices"])
+def test_two_maps_of_one_pass_are_those_of_two_passes(kind: str, batch: int) -> None:
+    """Bit for bit, with another number of channels each, and the volume stays as it was."""
+    x = torch.cat([volume(9, 10, 11), volume(9, 10, 11).flip(2)], dim=1)
+    given = x.clone()
+    roi = {"patch": (4, 6, 4), "windows of slices": (4, 6)}.get(kind)
+    inferer = build(kind.split()[-1].rstrip("s"), roi, batch=batch)
+
+    def one(windows: Tensor) -> Tensor:
+        # Not the same at all places of a window, so that the weights matter.
+        return windows.cumsum(-1).mean(dim=1, keepdim=True)
+
+    def two(windows: Tensor) -> Tensor:
+        return 2 * windows.cumsum(-2)
+
+    first, second = inferer(x, lambda windows: (one(windows), two(windows)))
+    assert first.shape == (1, 1, 9, 10, 11)
+    assert second.shape == x.shape
+    assert torch.equal(first, inferer(x, one))
+    assert torch.equal(second, inferer(x, two))
+    assert torch.equal(x, given)
+
+
 def test_overlapping_predictions_are_averaged_with_more_weight_on_the_middle() -> None:
     """Windows that answer 0 and 1 in turn blend; each rules at its own centre."""
     answers = iter([0.0, 1.0])

@@ -113,11 +113,16 @@ class Pipeline:
         )
 
     def score(self, sample: Sample) -> Sample:
-        """The continuous score on the scan's grid as `pred`; calibration reads this too."""
+        """The continuous score on the scan's grid as `pred`; calibration reads this too.
+
+        The healthy counterpart, from the same pass, is `healthy (C, *S)` on the model's grid, or
+        None.
+        """
         clock = _Clock(dict(sample["seconds"]))
         with clock("model"):
-            pred = self._infer(sample["image"], self.network)
-        out: Sample = {**sample, "pred": MetaTensor(pred, affine=sample["image"].affine)}
+            pred, counterpart = self._infer(sample["image"])
+        affine = sample["image"].affine
+        out: Sample = {**sample, "pred": MetaTensor(pred, affine=affine), "healthy": counterpart}
         for step in self.map_steps:
             with clock(_name(step)):
                 out = step(out)
@@ -129,16 +134,16 @@ class Pipeline:
         return {**out, "seconds": clock.seconds}
 
     def finish(self, scored: Sample, *, healthy: bool = False) -> Result:
-        """Threshold a score and clean the mask."""
+        """Threshold a score and clean the mask; with `healthy`, bring the counterpart along."""
         clock = _Clock(dict(scored["seconds"]))
         sample = scored
         for step in (self.cut, *self.mask_steps):
             with clock(_name(step)):
                 sample = step(sample)
         counterpart = None
-        if healthy:
+        if healthy and scored["healthy"] is not None:
             with clock("healthy"):
-                counterpart = self._healthy(scored)
+                counterpart = _healthy_scan(scored)
         return Result(
             volume=sample["volume"],
             mask=sample["pred"].numpy()[0].astype(bool),
@@ -155,23 +160,39 @@ class Pipeline:
         """Take one scan from file to mask."""
         return self.finish(self.score(prepare(self.preprocessing, scan)), healthy=healthy)
 
-    def _infer(self, image: MetaTensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+    def _infer(self, image: MetaTensor) -> tuple[Tensor, Tensor | None]:
+        """Score `(1, *S)` and healthy counterpart `(C, *S)` of a scan, in one pass over it."""
         window = image.as_tensor()[None].to(self.device)
+        network: Callable[[Tensor], Any] = self.network
+        if isinstance(self.network, Reconstruction):
+            network = _with_counterpart(self.network)
         # Not inference_mode: some methods take gradients at test time.
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            out: Tensor = self.inferer(window, network)
-        return out[0].float().cpu()
+            out = self.inferer(window, network)
+        if isinstance(out, Tensor):
+            return out[0].float().cpu(), None
+        score, counterpart = (part[0].float().cpu() for part in out)
+        return score, counterpart
 
-    def _healthy(self, sample: Sample) -> NDArray[np.float32] | None:
-        if not isinstance(self.network, Reconstruction):
-            return None
-        image: MetaTensor = sample["image"]
-        counterpart = self._infer(image, self.network.reconstruct)[:1]
-        values = sample["scale"].inverse(counterpart.numpy())
-        brain = sample["brain"].numpy()
-        pred = MetaTensor(torch.from_numpy(np.where(brain, values, 0)), affine=image.affine)
-        back: NDArray[np.float32] = ToScan()({**sample, "pred": pred})["pred"].numpy()[0]
-        return back.astype(np.float32)
+
+def _with_counterpart(network: Reconstruction) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """What gives windows' scores, as `network` itself does, and their counterparts."""
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        x_hat = network.reconstruct(x)
+        return network.compare(x, x_hat), x_hat
+
+    return both
+
+
+def _healthy_scan(scored: Sample) -> NDArray[np.float32]:
+    """The counterpart's first channel in the scan's units, on the scan's grid: `(X, Y, Z)`."""
+    values = scored["scale"].inverse(scored["healthy"][:1].numpy())
+    brain = scored["brain"].numpy()
+    affine = scored["image"].affine
+    pred = MetaTensor(torch.from_numpy(np.where(brain, values, 0)), affine=affine)
+    back: NDArray[np.float32] = ToScan()({**scored, "pred": pred})["pred"].numpy()[0]
+    return back.astype(np.float32)
 
 
 def _name(step: Any) -> str:

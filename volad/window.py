@@ -21,6 +21,8 @@ def build(
 ) -> Inferer:
     """An inferer: `inferer(volume (1, C, X, Y, Z), network) -> (1, 1, X, Y, Z)`.
 
+    A network that gives a tuple of maps gets a tuple of volumes back.
+
     Args:
         kind: `volume` gives the network all of it at once; `patch` overlapping 3D windows, merged
             with Gaussian weights; `slice` the 2D slices across `axis`.

@@ -110,7 +110,7 @@ class Reconstruction(Method):
 
     @abstractmethod
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The healthy counterpart of windows `(B, C, *S)`, of the same shape."""
+        """The healthy counterpart of windows `(B, C, *S)`, of the same shape, in new memory."""
 
     @abstractmethod
     def training_step(self, x: Tensor) -> Iterator[Update]:
@@ -128,7 +128,14 @@ class Reconstruction(Method):
         yield from ()
 
     def forward(self, x: Tensor) -> Tensor:
-        x_hat = self.reconstruct(x)
+        # Not to be overridden: the pipeline calls the two halves.
+        return self.compare(x, self.reconstruct(x))
+
+    def compare(self, x: Tensor, x_hat: Tensor) -> Tensor:
+        """Score windows `(B, C, *S)` against their healthy counterparts: `(B, 1, *S)`, new memory.
+
+        Override this, not `forward`, for another comparison.
+        """
         if self.spread is None:
             return residual(self.kind, x, x_hat)
         return residual(self.kind, self.spread(x - x_hat) * brain_of(x))
