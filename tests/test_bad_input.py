@@ -324,6 +324,8 @@ def test_one_bad_scan_among_good_ones(tmp_path: Path, out: Path, capfd: Captured
     assert [row["Name"] for row in table] == ["a", "b", "c"]
     assert [row["error"] for row in table] == ["", rows[1]["error"], ""]
     assert (table[1]["Num_Lesions"], table[1]["Num_Vox"]) == ("", "")
+    assert rows[1]["scan_scores"] == {}
+    assert [bool(row["scan_mean"]) for row in table] == [True, False, True]
     assert not [name for name in files_below(out) if name.startswith(("b", "."))]
     assert nib.load(out / "c_mask.nii.gz").shape == (40, 48, 44)
 

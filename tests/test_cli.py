@@ -201,6 +201,9 @@ def test_json_lines_tell_what_was_done(tmp_path: Path, out: Path, capsys: Captur
         assert set(row["files"]) == kinds
         assert all(Path(file).is_file() for file in row["files"].values())
         assert row["Num_Vox"] == voxels(Path(row["files"]["mask"])).sum()
+        assert row["scan_scores"].keys() == {"mean", "p99"}
+        assert row["scan_scores"] == sidecar(out, row["name"])["scan_scores"]
+    assert rows[1]["scan_scores"]["mean"] > rows[0]["scan_scores"]["mean"]
     assert rows[1]["Num_Vox"] > rows[0]["Num_Vox"]
 
 

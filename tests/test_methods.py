@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
@@ -16,7 +17,7 @@ from phantoms import SIZE, Scans, healthy_brains, lesion_mask, with_lesion
 from torch import Tensor
 
 from volad import methods
-from volad.methods._base import Method, Reconstruction
+from volad.methods._base import Method, Reconstruction, ScanScores, mean_and_p99
 from volad.train import Trainer
 from volad.window import build
 
@@ -197,6 +198,65 @@ def test_a_reconstruction_scores_its_counterpart(unseen: Tensor, name: str, dims
     assert x_hat.shape == unseen.shape
     # MONAI weighs both in place.
     assert len({t.untyped_storage().data_ptr() for t in (unseen, x_hat, found)}) == 3
+
+
+def of_scan(method: Method, x: Tensor) -> ScanScores:
+    """The scores of a scan `(1, C, *S)`, as the pipeline asks for them."""
+    with torch.no_grad():
+        x_hat = method.reconstruct(x) if isinstance(method, Reconstruction) else None
+        return method.scan_scores(x, method(x), x_hat)
+
+
+@every_model
+def test_scan_scores_are_numbers_also_without_brain(unseen: Tensor, name: str, dims: int) -> None:
+    method = trained(name, dims)
+    full, empty = of_scan(method, unseen[:1]), of_scan(method, torch.zeros_like(unseen[:1]))
+    assert {"mean", "p99"} <= full.keys() == empty.keys()
+    for found in (full, empty):
+        assert json.loads(json.dumps(found, allow_nan=False)) == found
+        for value in found.values():
+            assert all(type(v) is float for v in (value if isinstance(value, list) else [value]))
+    assert (empty["mean"], empty["p99"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "dims", "kind"), [(n, d, k) for n, d in MODELS for k in methods.load(n).sees]
+)
+def test_a_lesion_raises_every_score_of_the_scan(
+    unseen: Tensor, name: str, dims: int, kind: str
+) -> None:
+    method, healthy = trained(name, dims), unseen[:1]
+    sick = with_lesion(healthy, cut(lesion_mask(), dims).expand_as(healthy), kind)
+    before, after = of_scan(method, healthy), of_scan(method, sick)
+    for key, value in before.items():
+        if not isinstance(value, list):
+            assert after[key] > value
+
+
+def test_mean_and_p99_by_hand() -> None:
+    """Over 200 brain voxels of a scan: the 198th is the one that 99 % do not exceed."""
+    values = torch.full((1, 1, 15, 15), 1e6)
+    inside = torch.zeros(1, 1, 15, 15)
+    values.view(-1)[:200] = torch.arange(200, 0, -1.0)
+    inside.view(-1)[:200] = 1
+    assert mean_and_p99(values, inside) == {"mean": 100.5, "p99": 198.0}
+    assert mean_and_p99(values, 0 * inside) == {"mean": 0.0, "p99": 0.0}
+
+
+def test_p99_of_a_volume_larger_than_torch_quantile_takes() -> None:
+    values = torch.arange(2**24 + 1.0).reshape(1, 1, -1)
+    found = mean_and_p99(values, torch.ones_like(values))
+    assert found["p99"] == pytest.approx(0.99 * 2**24, abs=2)
+    assert found["mean"] == pytest.approx(2**23, rel=1e-9)  # float32 sums would be off
+
+
+def test_the_scan_scores_of_intensity_are_not_ranks() -> None:
+    """Ranks have the same mean in every scan; the image is what differs."""
+    x = torch.zeros(1, 2, 4, 4)
+    x[:, 0, 1:3, 1:3], x[:, 1, 1:3, 1:3] = 2.0, 4.0
+    bright, dark = (make("intensity", 3, dark=dark) for dark in (False, True))
+    assert of_scan(bright, x) == {"mean": 3.0, "p99": 3.0}
+    assert of_scan(dark, x) == {"mean": -3.0, "p99": -3.0}
 
 
 @every_model

@@ -151,6 +151,21 @@ def test_sidecar_table_summary_and_mask_agree(
     }
 
 
+def test_scan_scores_reach_sidecar_outcome_and_report(
+    scan: Scan, result: Result, run: Pipeline, tmp_path: Path
+) -> None:
+    """The lists among them only the sidecar, and not the page that a person reads."""
+    assert result.scan_scores["p99"] > result.scan_scores["mean"] > 0
+    scores = {"mean": 0.123456, "l2_slices": [0.25, 0.765432]}
+    outcome = written(tmp_path, scan, replace(result, scan_scores=scores), run)
+    assert sidecar(outcome)["scan_scores"] == scores
+    assert outcome.scan_scores == {"mean": 0.123456}
+    page = outcome.files["report"].read_text()
+    assert "<dt>scan_scores</dt><dd><dl><dt>mean</dt><dd>0.123456</dd></dl></dd>" in page
+    assert "l2_slices" not in page
+    assert "0.765432" not in page
+
+
 def test_flags_reach_sidecar_report_and_outcome(
     scan: Scan, result: Result, run: Pipeline, tmp_path: Path
 ) -> None:
@@ -238,15 +253,26 @@ def test_statistics_have_a_row_for_every_scan(tmp_path: Path) -> None:
         Outcome(
             Scan(Path("a.nii"), "a"),
             summary={"Name": "a", "Num_Lesions": 2, "Num_Vox": 9, "Lesion_Volume": 9.5},
+            scan_scores={"mean": 0.125, "p99": 1 / 3},
             flags=("cut, short", "small"),
         ),
         Outcome(Scan(Path("b.nii"), "b", group=Path("s1")), error='b.nii: "bad"; x', exit_code=42),
     ]
     write_statistics(tmp_path / "statistics.csv", done)
     assert (tmp_path / "statistics.csv").read_text() == (
-        "Name,Num_Lesions,Num_Vox,Lesion_Volume,flags,error\n"
-        'a,2,9,9.5,"cut, short; small",\n'
-        's1/b,,,,,"b.nii: ""bad""; x"\n'
+        "Name,Num_Lesions,Num_Vox,Lesion_Volume,scan_mean,scan_p99,flags,error\n"
+        'a,2,9,9.5,0.125,0.333333,"cut, short; small",\n'
+        's1/b,,,,,,,"b.nii: ""bad""; x"\n'
+    )
+    rows = (tmp_path / "statistics.csv").read_text().splitlines()
+    write_statistics(tmp_path / "statistics.csv", reversed(done))  # the first one failed
+    assert (tmp_path / "statistics.csv").read_text().splitlines() == [rows[0], *rows[:0:-1]]
+
+
+def test_statistics_of_scans_that_all_failed(tmp_path: Path) -> None:
+    write_statistics(tmp_path / "statistics.csv", [Outcome(Scan(Path("a"), "a"), error="bad")])
+    assert (tmp_path / "statistics.csv").read_text() == (
+        "Name,Num_Lesions,Num_Vox,Lesion_Volume,flags,error\na,,,,,bad\n"
     )
 
 

@@ -160,6 +160,38 @@ def test_one_pass_gives_what_a_pass_for_each_of_score_and_counterpart_gives(scan
     assert (counterpart - sample["image"].as_tensor()).abs().max() > 0.1  # it is not the scan
 
 
+def test_scan_scores_are_the_methods_of_scan_raw_score_and_counterpart(
+    scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = pipeline(ready_bundle())
+    sample = prepare(run.preprocessing, str(scan))
+    x = sample["image"].as_tensor()[None]
+    with torch.no_grad():
+        score, x_hat = (run.inferer(x, f) for f in (run.network, run.network.reconstruct))
+    values = score[x != 0]
+    found = run.finish(run.score(sample)).scan_scores
+    assert found["mean"] == pytest.approx(float(values.mean()), rel=1e-5)
+    assert found["p99"] == pytest.approx(float(np.percentile(values, 99)), rel=0.01)
+
+    given: list[Any] = []
+    monkeypatch.setattr(
+        run.network, "scan_scores", lambda *args: given.extend(args) or {"parts": [1.0, 2.0]}
+    )
+    assert run(str(scan)).scan_scores == {"parts": [1.0, 2.0]}
+    for argument, expected in zip(given, (x, score, x_hat), strict=True):
+        assert torch.equal(argument, expected)
+
+
+@pytest.mark.parametrize("scores", [{"mean": np.nan}, {"parts": [1.0, np.inf]}])
+def test_scan_scores_that_are_not_finite_are_refused(
+    scan: Path, monkeypatch: pytest.MonkeyPatch, scores: dict[str, Any]
+) -> None:
+    run = pipeline(ready_bundle())
+    monkeypatch.setattr(run.network, "scan_scores", lambda *_: scores)
+    with pytest.raises(VoladError, match=r"head\.nii\.gz: the model gave scores that are not"):
+        run(str(scan))
+
+
 def test_the_report_needs_no_second_pass_of_the_network(scan: Path, tmp_path: Path) -> None:
     run, windows = pipeline(ready_bundle()), 0
 

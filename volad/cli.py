@@ -93,8 +93,8 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         files = {kind: os.fspath(path) for kind, path in outcome.files.items()}
         row = {"name": name, "exit_code": outcome.exit_code, "error": outcome.error}
-        facts = {**row, "files": files, **outcome.summary, "flags": outcome.flags}
-        print(json.dumps(facts), flush=True)
+        facts = {**row, "files": files, **outcome.summary, "scan_scores": outcome.scan_scores}
+        print(json.dumps({**facts, "flags": outcome.flags}), flush=True)
     elif not outcome.error:
         print(outcome.files["mask"], flush=True)
 

@@ -95,6 +95,8 @@ class Outcome:
         scan: which one.
         files: what was written, by kind (`mask`, `sidecar`, ...); empty where it failed.
         summary: its row of the statistics (`volad.report.lesions.summary_row`).
+        scan_scores: how unlike healthy the whole scan is, by measure (`Method.scan_scores`, without
+            its lists).
         flags: lines that the user must see.
         error: what went wrong, in one line; empty where nothing did.
         exit_code: 0, or the error's.
@@ -103,6 +105,7 @@ class Outcome:
     scan: Scan
     files: dict[str, Path] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
+    scan_scores: dict[str, float] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     error: str = ""
     exit_code: int = 0
@@ -119,6 +122,7 @@ def write_outputs(
     volume = result.volume
     lesions = find_lesions(result.mask, result.score, volume.affine)
     facts = sidecar(result, pipeline, identity)
+    scalars = {k: v for k, v in result.scan_scores.items() if not isinstance(v, list)}
     facts["lesions"] = {"count": len(lesions), "mm3": sum(x.volume_mm3 for x in lesions)}
     files = {"mask": outputs.path(scan, "mask.nii.gz")}
     # An earlier run's files must not stand beside a new mask; the sidecar, which vouches for the
@@ -137,12 +141,14 @@ def write_outputs(
         write_text(files["lesions"], lesions_csv(lesions))
     if outputs.report:
         files["report"] = outputs.path(scan, "report.html")
-        write_text(files["report"], _page(result, lesions, facts, identity))
+        # A number for each of a hundred slices is for programs.
+        shown = {**facts, "scan_scores": scalars}
+        write_text(files["report"], _page(result, lesions, shown, identity))
     files["sidecar"] = outputs.path(scan, "mask.json")
     write_json(files["sidecar"], facts)
     name = (scan.group / scan.name).as_posix()
     summary = summary_row(name, lesions, int(result.mask.sum()))
-    return Outcome(scan, files, summary, result.flags)
+    return Outcome(scan, files, summary, scalars, result.flags)
 
 
 def _page(result: Result, lesions: Any, facts: dict[str, Any], identity: Identity) -> str:
@@ -181,6 +187,7 @@ def sidecar(result: Result, pipeline: Pipeline, identity: Identity) -> dict[str,
         "flags": list(result.flags),
         "bundle": identity.facts(),
         "threshold": _threshold(result.threshold, identity),
+        "scan_scores": result.scan_scores,
         "preprocessing": result.facts,
         "postprocessing": {
             type(step).__name__: vars(step)
@@ -217,13 +224,19 @@ def _peak_mib() -> float:
 
 
 def write_statistics(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """One row a scan: its lesions in LST-AI's columns, its flags, and how it ended."""
+    """One row a scan: lesions in LST-AI's columns, `scan_*` scores, flags, and how it ended.
+
+    Scores have a column where any scan has them, so that one that failed does not shift the table.
+    """
+    outcomes = list(outcomes)
+    names = dict.fromkeys(key for o in outcomes for key in o.scan_scores)
     text = io.StringIO()
-    columns = [*summary_row("", [], 0), "flags", "error"]
+    columns = [*summary_row("", [], 0), *(f"scan_{key}" for key in names), "flags", "error"]
     table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     for o in outcomes:
         name = (o.scan.group / o.scan.name).as_posix()
-        row = {"Name": name, **o.summary, "flags": "; ".join(o.flags), "error": o.error}
-        table.writerow(row)
+        scores = {f"scan_{key}": f"{value:.6g}" for key, value in o.scan_scores.items()}
+        ended = {"flags": "; ".join(o.flags), "error": o.error}
+        table.writerow({"Name": name, **o.summary, **scores, **ended})
     write_text(path, text.getvalue())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from volad.errors import VoladError
 from volad.io import Scan, Volume
-from volad.methods._base import Method, Reconstruction
+from volad.methods._base import Method, Reconstruction, ScanScores
 from volad.postprocess import Threshold, ToScan
 from volad.preprocess.steps import Sample
 
@@ -36,6 +36,7 @@ class Result:
         healthy: `(X, Y, Z)` float32 in the scan's units, the healthy counterpart that the method
             inferred; None where it infers none or none was asked for.
         brain: `(X, Y, Z)` bool.
+        scan_scores: how unlike healthy the whole scan is (`Method.scan_scores`), by measure.
         flags: lines that the user must see.
         facts: what the steps measured.
         seconds: wall time per stage.
@@ -47,6 +48,7 @@ class Result:
     score: NDArray[np.float32]
     healthy: NDArray[np.float32] | None
     brain: NDArray[np.bool_]
+    scan_scores: ScanScores
     flags: tuple[str, ...]
     facts: dict[str, Any]
     seconds: dict[str, float]
@@ -116,17 +118,23 @@ class Pipeline:
         """The continuous score on the scan's grid as `pred`; calibration reads this too.
 
         The healthy counterpart, from the same pass, is `healthy (C, *S)` on the model's grid, or
-        None.
+        None; `scan_scores` are those of `Method.scan_scores`.
         """
         clock = _Clock(dict(sample["seconds"]))
         with clock("model"):
             pred, counterpart = self._infer(sample["image"])
-        affine = sample["image"].affine
-        out: Sample = {**sample, "pred": MetaTensor(pred, affine=affine), "healthy": counterpart}
+            scan_scores = self._scan_scores(sample["image"], pred, counterpart)
+        out: Sample = {
+            **sample,
+            "pred": MetaTensor(pred, affine=sample["image"].affine),
+            "healthy": counterpart,
+            "scan_scores": scan_scores,
+        }
         for step in self.map_steps:
             with clock(_name(step)):
                 out = step(out)
-        if not bool(torch.isfinite(out["pred"].as_tensor()).all()):
+        found = (out["pred"].numpy(), *scan_scores.values())
+        if not all(np.isfinite(scores).all() for scores in found):
             raise VoladError(
                 f"{sample['volume'].scan.path}: the model gave scores that are not finite; "
                 "run without --amp, or on --device cpu"
@@ -150,6 +158,7 @@ class Pipeline:
             score=sample["score"].numpy()[0].astype(np.float32),
             healthy=counterpart,
             brain=sample["native_brain"].numpy()[0].astype(bool),
+            scan_scores=dict(sample["scan_scores"]),
             flags=tuple(sample["flags"]),
             facts=dict(sample["facts"]),
             seconds=clock.seconds,
@@ -173,6 +182,10 @@ class Pipeline:
             return out[0].float().cpu(), None
         score, counterpart = (part[0].float().cpu() for part in out)
         return score, counterpart
+
+    def _scan_scores(self, image: MetaTensor, pred: Tensor, healthy: Tensor | None) -> ScanScores:
+        x_hat = None if healthy is None else healthy[None]
+        return self.network.scan_scores(image.as_tensor()[None], pred[None], x_hat)
 
 
 def _with_counterpart(network: Reconstruction) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

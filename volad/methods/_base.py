@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from volad.heads import VoxelNormal
 from volad.residual import RESIDUALS, SIGNED, residual
 
-__all__ = ["Contrast", "Method", "Reconstruction", "Stage", "Update", "Window"]
+__all__ = ["Contrast", "Method", "Reconstruction", "ScanScores", "Stage", "Update", "Window"]
 
 #: What one input of a method is.
 Window = Literal["volume", "patch", "slice"]
@@ -20,6 +20,8 @@ Window = Literal["volume", "patch", "slice"]
 Contrast = Literal["bright", "dark"]
 #: What a training step yields: the name of the child module to update, and its loss (a scalar).
 Update = tuple[str, Tensor]
+#: How unlike healthy a whole scan is, by several measures: numbers, or one for each of its parts.
+ScanScores = dict[str, float | list[float]]
 
 
 def _nothing() -> None:
@@ -76,6 +78,19 @@ class Method(nn.Module, ABC):
         inside = brain_of(x)
         score: Tensor = self(x)
         return (score * inside).sum() / inside.sum().clamp(min=1)
+
+    def scan_scores(self, x: Tensor, score: Tensor, x_hat: Tensor | None) -> ScanScores:
+        """Finite scores of one whole scan, higher is less like healthy; 0 for one without brain.
+
+        The two of every method are `mean`, over brain voxels, and `p99`, which 99 % of them do not
+        exceed, both in the score map's unit. A method overrides this to add its own.
+
+        Args:
+            x: `(1, C, *S)` the scan on the model's grid, float32 on the CPU, as all three.
+            score: `(1, 1, *S)` its score map as the method gave it, not smoothed.
+            x_hat: `(1, C, *S)` its healthy counterpart, None from a method that infers none.
+        """
+        return mean_and_p99(score, brain_of(x))
 
 
 class Reconstruction(Method):
@@ -144,3 +159,12 @@ class Reconstruction(Method):
 def brain_of(x: Tensor) -> Tensor:
     """`(B, 1, *S)`: 1.0 where any channel of `x (B, C, *S)` is not exactly 0."""
     return (x != 0).any(dim=1, keepdim=True).to(x.dtype)
+
+
+def mean_and_p99(values: Tensor, inside: Tensor) -> ScanScores:
+    """Mean and 99th percentile of `values (1, 1, *S)` where `inside`, alike in shape, is not 0."""
+    found = values[inside != 0].double()
+    if len(found) == 0:
+        return {"mean": 0.0, "p99": 0.0}
+    rank = -(-99 * len(found) // 100)  # torch.quantile refuses more than 16 million voxels
+    return {"mean": float(found.mean()), "p99": float(found.kthvalue(rank).values)}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from volad.methods._base import Method, Stage, brain_of
+from volad.methods._base import Method, ScanScores, Stage, brain_of, mean_and_p99
 
 __all__ = ["Intensity"]
 
@@ -36,6 +36,14 @@ class Intensity(Method):
 
     def stages(self) -> Sequence[Stage]:
         return []
+
+    def scan_scores(self, x: Tensor, score: Tensor, x_hat: Tensor | None) -> ScanScores:
+        """`mean` and `p99` of the image itself (negated if `dark`), in its unit.
+
+        Ranks are of the one scan: their mean is 1/2 in all scans.
+        """
+        image = x.mean(dim=1, keepdim=True)
+        return mean_and_p99(-image if self.dark else image, brain_of(x))
 
     def forward(self, x: Tensor) -> Tensor:
         inside = brain_of(x) > 0
