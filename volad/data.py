@@ -33,7 +33,7 @@ from monai.transforms import (
 from torch import Tensor
 from tqdm import tqdm
 
-from volad import __version__
+from volad import __version__, distributed
 from volad.errors import InputError, worker_died
 from volad.io import Scan, atomic, input_sha256
 
@@ -247,11 +247,15 @@ def fill_cache(
     hashes = [row.sha256 or input_sha256(row.scan) for row in rows]
     names = [hashlib.sha256(sha256.encode() + recipe).hexdigest()[:24] for sha256 in hashes]
     files = [cache_dir / f"{name}.npz" for name in names]
-    todo = [(row, file) for row, file in zip(rows, files, strict=True) if not file.exists()]
+    mine = distributed.share(list(zip(rows, files, strict=True)))
+    todo = [(row, file) for row, file in mine if not file.exists()]
     steps = preprocessing.transforms[:-1]
-    with tqdm(total=len(todo), desc="preprocess", unit="scan", disable=None) as bar:
+    with tqdm(
+        total=len(todo), desc="preprocess", unit="scan", disable=distributed.hide_bar()
+    ) as bar:
         for _ in _each(todo, steps, workers):
             bar.update()
+    distributed.wait()
     return files
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 from tqdm import tqdm
 
+from volad import distributed
 from volad.errors import VoladError
 from volad.methods._base import Method, Stage
 
@@ -89,7 +91,7 @@ class StageRun:
             unit="epoch",
             initial=self.start,
             total=total,
-            disable=None,
+            disable=distributed.hide_bar(),
         )
         for number in bar:
             # Asked here and not after the epoch, so that a training killed right then stops too.
@@ -98,6 +100,7 @@ class StageRun:
                 break
             began = time.monotonic()
             losses = self._epoch(number)
+            distributed.equalise(self.method)  # running statistics are of a process's own windows
             validation = self._validate() if self.stage.learns else None
             bar.set_postfix({**losses, **({"val": validation} if validation is not None else {})})
             self._keep_best(number, validation)
@@ -119,19 +122,23 @@ class StageRun:
         self.method.eval()
         with torch.no_grad():
             self.stage.finish()
+        distributed.equalise(self.method)
 
     def _epoch(self, number: int) -> dict[str, float]:
         windows = self.trainer.sets[0]
         seed = hash((self.trainer.seed, self.index, number)) % 2**31
-        torch.manual_seed(seed)
-        windows.set_epoch(seed, augment=self.stage.learns)
         learns = self.stage.learns
+        own = distributed.own_seed(seed) if learns else seed  # statistics: all windows, everywhere
+        torch.manual_seed(own)
+        windows.set_epoch(own, augment=learns)
+        draws = torch.Generator().manual_seed(seed)
+        mine = distributed.Share(RandomSampler(windows, generator=draws)) if learns else None
         loader: DataLoader[Tensor] = DataLoader(
             windows,  # type: ignore[arg-type]
             batch_size=self.trainer.batch,
-            shuffle=learns,
-            drop_last=learns and len(windows) > self.trainer.batch,
-            generator=torch.Generator().manual_seed(seed),
+            sampler=mine,
+            drop_last=mine is not None and len(mine) > self.trainer.batch,
+            generator=draws,
         )
         self.method.train(learns)
         losses: dict[str, list[float]] = defaultdict(list)
@@ -149,21 +156,21 @@ class StageRun:
             if update is None:
                 break
             name, loss = update
-            if not torch.isfinite(loss):
+            value = distributed.mean(loss)
+            if not math.isfinite(value):
                 raise VoladError(
-                    f"the loss of {name!r} is {loss.item()} in stage {self.index + 1}; "
+                    f"the loss of {name!r} is {value} in stage {self.index + 1}; "
                     "train with a lower --lr, or without --amp"
                 )
             optimizer = self.optimizers[name]
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
+            parameters = [p for g in optimizer.param_groups for p in g["params"]]
+            distributed.average_gradients(parameters)
             if self.trainer.clip_norm:
-                nn.utils.clip_grad_norm_(
-                    [p for g in optimizer.param_groups for p in g["params"]],
-                    self.trainer.clip_norm,
-                )
+                nn.utils.clip_grad_norm_(parameters, self.trainer.clip_norm)
             optimizer.step()
-            losses[name].append(loss.item())
+            losses[name].append(value)
         self._update_average()
 
     @property
@@ -181,17 +188,18 @@ class StageRun:
         windows = self.trainer.sets[1]
         if windows is None or len(windows) == 0:
             return None
-        windows.set_epoch(self.trainer.seed, augment=False)
+        windows.set_epoch(distributed.own_seed(self.trainer.seed), augment=False)
         trained = copy.deepcopy(dict(self.method.named_parameters())) if self.average else {}
         _assign(self.method, self.average)
         self.method.eval()
         total = 0.0
-        for x in DataLoader(windows, batch_size=self.trainer.batch):  # type: ignore[arg-type]
+        mine = distributed.share(range(len(windows)))
+        for x in DataLoader(windows, self.trainer.batch, sampler=mine):  # type: ignore[arg-type]
             with torch.autocast(self.trainer.device.type, torch.bfloat16, enabled=self._amp):
                 loss = self.method.validation_loss(x.to(self.trainer.device))
             total += loss.item() * len(x)
         _assign(self.method, trained)
-        return total / len(windows)
+        return distributed.total(total, self.trainer.device) / len(windows)
 
     def _keep_best(self, number: int, validation: float | None) -> None:
         if validation is None or not validation < self.best_loss:  # NaN is not better

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from volad import distributed
 from volad.checkpoint import load_checkpoint, save_tensors, save_weights
 from volad.errors import UsageError
 from volad.methods._base import Method
@@ -82,14 +83,17 @@ class Trainer:
     def run(self) -> list[Epoch]:
         """Train to the end, show progress, and write the weights."""
         done = list(self.epochs())
-        save_weights(self.method, self.output)
+        if distributed.first():
+            save_weights(self.method, self.output)
+        distributed.wait()
         return done
 
     def epochs(self) -> Iterator[Epoch]:
         """Train, yielding after each epoch (and each checkpoint)."""
         self.method.to(self.device)
         state = self._load()
-        writer = _writer(self.log_dir)
+        distributed.equalise(self.method)
+        writer = _writer(self.log_dir) if distributed.first() else None
         stages = self.method.stages()
         for index, stage in enumerate(stages):
             if index < state["stage"]:
@@ -119,7 +123,7 @@ class Trainer:
         return state
 
     def _save(self, state: Mapping[str, Any]) -> None:
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and distributed.first():
             save_tensors({"method": self.method.state_dict(), **state}, self.checkpoint)
 
 
