@@ -56,5 +56,5 @@ class Scans:
     def __getitem__(self, index: int) -> Tensor:
         return self.windows[index]
 
-    def set_epoch(self, seed: int, *, augment: bool) -> None:
+    def set_epoch(self, seed: int, *, augment: bool, whole: bool = False) -> None:
         self.seeds.append((seed, augment))

@@ -282,7 +282,7 @@ def test_mixed_precision_gives_finite_scores_and_gradients(
 
 @pytest.mark.parametrize(("name", "window"), WINDOWS)
 def test_every_listed_window_walks_over_a_volume(name: str, window: str) -> None:
-    roi = {"volume": None, "patch": (SIZE,) * 3, "slice": (SIZE,) * 2}[window]
+    roi = {"patch": (SIZE,) * 3, "slice": (SIZE,) * 2}.get(window)
     shape = (SIZE,) * 3 if window == "volume" else (SIZE + 5, SIZE, SIZE + 2)
     volume = torch.zeros(1, 1, *shape)
     volume[..., :SIZE, :, :SIZE] = healthy_brains(1, seed=1)
@@ -325,7 +325,8 @@ def test_the_file_exports_one_method(name: str) -> None:
 def test_the_facts_about_a_method_are_ones_there_can_be(name: str) -> None:
     cls = methods.load(name)
     assert set(cls.tiny) <= set(known(name))
-    assert set(cls.windows) <= {"volume", "patch", "slice"}
+    assert set(cls.windows) <= {"volume", "patch", "slice", "slab"}
+    assert ("slab" in cls.windows) == (make(name, 3).slab is not None)
     assert set(cls.sees) <= {"bright", "dark"}
     assert cls.windows
     assert cls.sees

@@ -39,6 +39,8 @@ from volad.io import Scan, atomic, input_sha256
 
 __all__ = ["Augment", "HealthySet", "Row", "read_split"]
 
+#: How often a random window is drawn anew that holds no brain, which would teach nothing.
+DRAWS = 10
 COLUMNS = ("subject", "split", "image", "sha256")
 
 
@@ -178,7 +180,7 @@ class HealthySet:
         preprocessing: a bundle's preprocessing.
         cache_dir: folder of preprocessed scans.
         settings: what the preprocessing was built from; part of the cache's names.
-        roi: spatial shape of random patches; None: the whole volume.
+        roi: spatial shape of random patches, -1 for all of an axis; None: the whole volume.
         windows_per_scan: random patches of each scan in an epoch.
         augment: variation while training; None: none.
         workers: processes that preprocess; 0: in this one.
@@ -201,17 +203,20 @@ class HealthySet:
         self.windows_per_scan = windows_per_scan
         self.pad = SpatialPad(list(roi)) if roi is not None else None
         self.crop = RandSpatialCrop(list(roi), random_size=False) if roi is not None else None
-        self._augmented = False
+        self._augmented = self._whole = False
         files = fill_cache(self.rows, preprocessing, Path(cache_dir), settings, workers)
         scale = preprocessing.transforms[-1]
         self.scans = [_scaled(file, scale) for file in files]
 
     def __len__(self) -> int:
-        return len(self.scans) * self.windows_per_scan
+        return len(self.scans) * (1 if self._whole else self.windows_per_scan)
 
-    def set_epoch(self, seed: int, *, augment: bool) -> None:
-        """Draw the coming epoch's random windows and augmentation from `seed`."""
-        self._augmented = augment
+    def set_epoch(self, seed: int, *, augment: bool, whole: bool = False) -> None:
+        """Draw the coming epoch's random windows and augmentation from `seed`.
+
+        With `whole`, the windows are the whole scans, each once.
+        """
+        self._augmented, self._whole = augment, whole
         if self.crop is not None:
             self.crop.set_random_state(seed)
         if self.augment is not None:
@@ -221,9 +226,17 @@ class HealthySet:
         x = self.scans[index % len(self.scans)].float()
         if self.augment is not None and self._augmented:
             x = self.augment(x)
-        if self.crop is not None and self.pad is not None:
-            x = torch.as_tensor(self.crop(self.pad(x)))
-        return torch.as_tensor(x)
+        return x if self._whole else self._window(x)
+
+    def _window(self, x: Tensor) -> Tensor:
+        if self.crop is None or self.pad is None:
+            return x
+        padded = self.pad(x)
+        for _ in range(DRAWS):
+            window = torch.as_tensor(self.crop(padded))
+            if window.any():
+                break
+        return window
 
 
 def fill_cache(

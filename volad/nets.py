@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from monai.networks.blocks import Convolution, SubpixelUpsample, UpSample
 from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
 
-__all__ = ["ConvAutoencoder"]
+__all__ = ["AttentionUNet", "ConvAutoencoder", "PatchCritic", "SelfAttention"]
+
+#: Of networks with a critic: batch statistics would spoil its penalty, and averaged weights.
+INSTANCE = ("instance", {"affine": True})
 
 
 class ConvAutoencoder(nn.Module):
@@ -79,14 +84,8 @@ class ConvAutoencoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, in_channels, *S)` to `(B, out_channels, *S)`; any S with a spatial bottleneck."""
-        size = x.shape[2:]
-        border: list[int] = []
-        for n in reversed(size):
-            border += [0, -n % self.factor]
-        code = self.bottleneck(self.encoder(nn.functional.pad(x, border)))
-        y: Tensor = self.out(self.decoder(code))
-        crop: tuple[Any, ...] = (..., *(slice(n) for n in size))
-        return y[crop]
+        code = self.bottleneck(self.encoder(_divisible(x, self.factor)))
+        return _crop(self.out(self.decoder(code)), x)
 
 
 class _DenseCode(nn.Module):
@@ -131,3 +130,171 @@ def _conv(spatial_dims: int, before: int, after: int, stride: int = 1) -> nn.Mod
         bias=False,
     )
     return conv
+
+
+class SelfAttention(nn.Module):
+    """SAGAN's block: `x + gamma * o`, `o` a mean of all places weighted by their likeness.
+
+    Queries and keys have an eighth of the channels; `gamma` starts at 0, so the block starts as
+    the identity. torch's fused kernels never hold the `N x N` weights of N places; they need
+    queries and keys as long as the values, hence the zeros, which change no product.
+
+    Source: Zhang et al., "Self-Attention Generative Adversarial Networks", ICML 2019; no spectral
+    normalisation, which the gradient penalty makes needless.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: of the input and the output.
+    """
+
+    def __init__(self, spatial_dims: int, channels: int) -> None:
+        super().__init__()
+        self.thin = max(channels // 8, 1)
+        self.query_key_value = Convolution(
+            spatial_dims, channels, 2 * self.thin + channels, kernel_size=1, conv_only=True
+        )
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, *S)` to the same shape."""
+        parts = self.query_key_value(x).flatten(2).transpose(1, 2)[:, None]
+        query, key, value = parts.split([self.thin, self.thin, x.shape[1]], dim=-1)
+        rest = [0, x.shape[1] - self.thin]
+        found = scaled_dot_product_attention(pad(query, rest), pad(key, rest), value, scale=1.0)
+        return x + self.gamma * found[:, 0].transpose(1, 2).view_as(x)
+
+
+class AttentionUNet(nn.Module):
+    """U-Net of strided and transposed convolutions, as pix2pix's, with self-attention.
+
+    Each level halves the resolution with a convolution of kernel 4 and the way up doubles it with a
+    transposed one. The first level and the output have no normalisation.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels in.
+        out_channels: channels out.
+        features: channels of each level.
+        attention: attention blocks, the innermost first: 1 at the bottom, 3 with one before and one
+            behind it, and so on; 0 or odd, up to twice the levels less one.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        features: Sequence[int],
+        attention: int = 0,
+    ) -> None:
+        super().__init__()
+        deepest = len(features)
+        if attention and (attention % 2 == 0 or not 0 < attention < 2 * deepest):
+            raise ValueError(
+                f"attention must be 0 or an odd number below {2 * deepest}, got {attention}"
+            )
+        self.factor = 2**deepest
+        attended = range(deepest - attention // 2, deepest + 1) if attention else ()
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for level, (before, after) in enumerate(pairwise([in_channels, *features]), start=1):
+            step = _halve(spatial_dims, before, after, norm=level > 1)
+            self.down.append(_attended(step, spatial_dims, after, level in attended))
+        for level in range(deepest - 1, 0, -1):
+            # Below the bottom, what comes up meets what went down on the level before.
+            before = features[level] * (1 if level == deepest - 1 else 2)
+            step = _double(spatial_dims, before, features[level - 1])
+            self.up.append(_attended(step, spatial_dims, features[level - 1], level in attended))
+        last = features[0] * (1 if deepest == 1 else 2)
+        self.out = _double(spatial_dims, last, out_channels, conv_only=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, in_channels, *S)` to `(B, out_channels, *S)`, any S."""
+        y, passed = _divisible(x, self.factor, least=2), []
+        for step in self.down:
+            y = step(y)
+            passed.append(y)
+        for step, skipped in zip(self.up, reversed(passed[:-1]), strict=True):
+            y = torch.cat([step(y), skipped], dim=1)
+        return _crop(self.out(y), x)
+
+
+class PatchCritic(nn.Module):
+    """Strided convolutions, then one value at every place, averaged: critic of any window.
+
+    No batch normalisation, which would mix windows and spoil a gradient penalty.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels in.
+        features: channels of each level; each halves the resolution.
+        attention: attention blocks, behind the last level but one and those before it.
+    """
+
+    def __init__(
+        self, spatial_dims: int, in_channels: int, features: Sequence[int], attention: int = 0
+    ) -> None:
+        super().__init__()
+        deepest = len(features)
+        self.factor = 2**deepest
+        attended = range(deepest - attention, deepest)
+        self.levels = nn.Sequential()
+        for level, (before, after) in enumerate(pairwise([in_channels, *features]), start=1):
+            step = _halve(spatial_dims, before, after, norm=level > 1)
+            self.levels.append(_attended(step, spatial_dims, after, level in attended))
+        self.value = Convolution(spatial_dims, features[-1], 1, kernel_size=1, conv_only=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, in_channels, *S)` to `(B,)`."""
+        places: Tensor = self.value(self.levels(_divisible(x, self.factor, least=2)))
+        return places.flatten(1).mean(dim=1)
+
+
+def _halve(spatial_dims: int, before: int, after: int, norm: bool) -> nn.Module:
+    conv: nn.Module = Convolution(
+        spatial_dims,
+        before,
+        after,
+        strides=2,
+        kernel_size=4,
+        padding=1,
+        norm=INSTANCE if norm else None,
+        act=("leakyrelu", {"negative_slope": 0.2}),
+        bias=not norm,
+    )
+    return conv
+
+
+def _double(spatial_dims: int, before: int, after: int, conv_only: bool = False) -> nn.Module:
+    conv: nn.Module = Convolution(
+        spatial_dims,
+        before,
+        after,
+        strides=2,
+        kernel_size=4,
+        padding=1,
+        output_padding=0,
+        is_transposed=True,
+        norm=INSTANCE,
+        act="relu",
+        bias=conv_only,
+        conv_only=conv_only,
+    )
+    return conv
+
+
+def _attended(step: nn.Module, spatial_dims: int, channels: int, attention: bool) -> nn.Module:
+    return nn.Sequential(step, SelfAttention(spatial_dims, channels)) if attention else step
+
+
+def _divisible(x: Tensor, factor: int, least: int = 1) -> Tensor:
+    """`(B, C, *S)` with zeros behind: every size a multiple of `factor`, at least `least` of it."""
+    sizes = [max(math.ceil(n / factor), least) * factor for n in x.shape[2:]]
+    return pad(
+        x, [b for n, size in zip(x.shape[:1:-1], sizes[::-1], strict=True) for b in (0, size - n)]
+    )
+
+
+def _crop(y: Tensor, x: Tensor) -> Tensor:
+    """`y` cut to the spatial size of `x`."""
+    place: tuple[Any, ...] = (..., *(slice(n) for n in x.shape[2:]))
+    return y[place]

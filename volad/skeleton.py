@@ -10,7 +10,8 @@ from typing import Any
 from volad import methods
 from volad.errors import UsageError
 from volad.io import write_json, write_text
-from volad.skeleton_docs import LOGGING, MNI_GRID, metadata, readme
+from volad.methods._base import Method
+from volad.skeleton_docs import LOGGING, MNI_GRID, MULTI_GPU, metadata, readme
 
 __all__ = ["SPACES", "create"]
 
@@ -37,22 +38,25 @@ def create(
         method: name of the method.
         arguments: the method's arguments that differ from its defaults.
         modality: `mr` or `ct`.
-        space: `mni` works on whole aligned volumes of 2 mm, `isotropic` on patches.
+        space: `mni` works on whole aligned volumes of 2 mm, `isotropic` on patches; in both, a
+            method on slabs works on those.
         spacing_mm: voxel size of the isotropic space.
-        patch: spatial shape of its patches.
+        patch: spatial shape of its patches; of slabs, the shape within a slice.
         landmarks: intensity landmarks learned from the training scans (MR only); without them MR
             is scaled by its own range.
-        training: settings of `train.json` that differ from its defaults.
+        training: settings of `train.json` that differ from the method's and its defaults.
     """
     if space not in SPACES:
         raise UsageError(f"--space must be one of {', '.join(SPACES)}, got {space!r}")
     window = _window(method, space)
     settings = network(method, arguments, space)
-    _check(method, settings)
+    roi = _roi(_built(method, settings), space, patch)
+    shape = MNI_GRID if space == "mni" else patch
     configs = {
         "inference": _inference(settings, modality, space, window, spacing_mm, patch, landmarks),
-        "train": _train(window, patch, training or {}),
-        "metadata": metadata(root.name, method, modality, window, patch),
+        "train": _train(roi, {**methods.load(method).training_defaults, **(training or {})}),
+        "multi_gpu_train": MULTI_GPU,
+        "metadata": metadata(root.name, method, modality, shape, is_patch=window == "patch"),
     }
     for name, config in configs.items():
         write_json(root / "configs" / f"{name}.json", config)
@@ -64,11 +68,20 @@ def create(
 
 def _window(method: str, space: str) -> str:
     windows = methods.load(method).windows
-    wanted = "volume" if space == "mni" else "patch"
-    if wanted not in windows:
-        known = " or ".join(windows)
-        raise UsageError(f"{method} works on {known} windows, not in --space {space}")
-    return wanted
+    for wanted in ("volume" if space == "mni" else "patch", "slab"):
+        if wanted in windows:
+            return wanted
+    raise UsageError(f"{method} works on {' or '.join(windows)} windows, not in --space {space}")
+
+
+def _roi(method: Method, space: str, patch: Sequence[int]) -> list[int] | None:
+    """Spatial shape of the windows that a method learns from; None for whole volumes."""
+    if method.slab is None:
+        return None if space == "mni" else list(patch)
+    # -1 is all of an axis: only aligned slices are all of one size.
+    roi = [-1] * 3 if space == "mni" else list(patch)
+    roi[method.slab.axis] = method.slab.depth
+    return roi
 
 
 def network(method: str, arguments: Mapping[str, Any], space: str) -> dict[str, Any]:
@@ -84,10 +97,10 @@ def network(method: str, arguments: Mapping[str, Any], space: str) -> dict[str, 
     return {"_target_": f"{cls.__module__}.{cls.__name__}", **settings}
 
 
-def _check(method: str, settings: Mapping[str, Any]) -> None:
-    """Build the method once, so that a wrong argument is found before hours of preprocessing."""
+def _built(method: str, settings: Mapping[str, Any]) -> Method:
+    """The method itself, so that a wrong argument is found before hours of preprocessing."""
     try:
-        methods.load(method)(**{k: v for k, v in settings.items() if k != "_target_"})
+        return methods.load(method)(**{k: v for k, v in settings.items() if k != "_target_"})
     except (TypeError, ValueError) as error:
         raise UsageError(f"{method}: {error}") from error
 
@@ -210,7 +223,7 @@ def _inferer(window: str, patch: Sequence[int]) -> dict[str, Any]:
     return inferer
 
 
-def _train(window: str, patch: Sequence[int], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _train(roi: Sequence[int] | None, changes: Mapping[str, Any]) -> dict[str, Any]:
     rows = {"_target_": "volad.data.read_split", "path": "@manifest", "data_dir": "@dataset_dir"}
     healthy = {
         "_target_": "volad.data.HealthySet",
@@ -222,7 +235,7 @@ def _train(window: str, patch: Sequence[int], changes: Mapping[str, Any]) -> dic
             "name": "preprocessing",
         },
         "workers": "@workers",
-        **({"roi": list(patch), "windows_per_scan": 4} if window == "patch" else {}),
+        **({"roi": roi, "windows_per_scan": "@windows_per_scan"} if roi is not None else {}),
     }
     config: dict[str, Any] = {
         "bundle_root": ".",
@@ -234,11 +247,13 @@ def _train(window: str, patch: Sequence[int], changes: Mapping[str, Any]) -> dic
         "epochs": 100,
         "batch": 4,
         "lr": 0.001,
+        "betas": [0.9, 0.999],
         "ema": 0.99,
         "patience": 30,
         "amp": True,
         "seed": 0,
         "log_dir": None,
+        **({"windows_per_scan": 4} if roi is not None else {}),
         "augment": {"_target_": "volad.data.Augment"},
         "network_def": {
             "_target_": "volad.bundle.part",
@@ -263,6 +278,7 @@ def _train(window: str, patch: Sequence[int], changes: Mapping[str, Any]) -> dic
                 "max_epochs": "@epochs",
                 "batch": "@batch",
                 "lr": "@lr",
+                "betas": "@betas",
                 "ema": "@ema",
                 "patience": "@patience",
                 "device": "@device",

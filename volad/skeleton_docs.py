@@ -1,4 +1,4 @@
-"""What a new bundle says of itself: metadata, logging and documentation to fill in."""
+"""What is alike in every new bundle: metadata, logging, several GPUs, a documentation stub."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ from typing import Any
 import volad
 from volad import methods
 
-__all__ = ["LOGGING", "MNI_GRID", "metadata", "readme"]
+__all__ = ["LOGGING", "MNI_GRID", "MULTI_GPU", "metadata", "readme"]
 
 #: Voxels of the shipped MNI152 grid (`volad.preprocess.align.Template`).
 MNI_GRID = (80, 96, 88)
+
+#: Laid over `train.json` to train with torchrun, as MONAI's bundles do it.
+MULTI_GPU = {
+    "device": {"_target_": "volad.distributed.device"},
+    "initialize": [
+        {"_target_": "volad.distributed.start", "device": "@device"},
+        "$torch.manual_seed(@seed)",
+    ],
+    "finalize": [{"_target_": "volad.distributed.stop"}],
+}
 
 LOGGING = """[loggers]
 keys=root
@@ -40,18 +50,17 @@ format=%(asctime)s %(levelname)s %(name)s: %(message)s
 
 
 def metadata(
-    name: str, method: str, modality: str, window: str, patch: Sequence[int]
+    name: str, method: str, modality: str, shape: Sequence[int], *, is_patch: bool
 ) -> dict[str, Any]:
     import torch
 
-    shape = list(MNI_GRID) if window == "volume" else list(patch)
     tensor = {
         "type": "image",
         "modality": modality.upper(),
         "num_channels": 1,
-        "spatial_shape": shape,
+        "spatial_shape": list(shape),
         "dtype": "float32",
-        "is_patch_data": window != "volume",
+        "is_patch_data": is_patch,
     }
     return {
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"

@@ -36,8 +36,11 @@ class Windows(Protocol):
 
     def __getitem__(self, index: int) -> Tensor: ...
 
-    def set_epoch(self, seed: int, *, augment: bool) -> None:
-        """Draw the coming epoch's random windows and augmentation from `seed`."""
+    def set_epoch(self, seed: int, *, augment: bool, whole: bool = False) -> None:
+        """Draw the coming epoch's random windows and augmentation from `seed`.
+
+        With `whole`, the windows are whole volumes.
+        """
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class StageRun:
         learns = self.stage.learns
         own = distributed.own_seed(seed) if learns else seed  # statistics: all windows, everywhere
         torch.manual_seed(own)
-        windows.set_epoch(own, augment=learns)
+        windows.set_epoch(own, augment=learns, whole=self.stage.whole)
         draws = torch.Generator().manual_seed(seed)
         mine = distributed.Share(RandomSampler(windows, generator=draws)) if learns else None
         loader: DataLoader[Tensor] = DataLoader(

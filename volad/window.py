@@ -8,7 +8,7 @@ from monai.inferers import Inferer, SimpleInferer, SliceInferer, SlidingWindowIn
 
 __all__ = ["build"]
 
-KINDS = ("volume", "patch", "slice")
+KINDS = ("volume", "patch", "slice", "slab")
 
 
 def build(
@@ -25,13 +25,14 @@ def build(
 
     Args:
         kind: `volume` gives the network all of it at once; `patch` overlapping 3D windows, merged
-            with Gaussian weights; `slice` the 2D slices across `axis`.
+            with Gaussian weights; `slice` the 2D slices across `axis`; `slab` all of it too, since
+            a method on slabs walks over the slices itself (`volad.slab`).
         roi: spatial shape of a patch, or of the window within a slice (None: the whole slice).
         overlap: share of a window that the next one covers again, 0 to 0.9 (not the step).
         batch: windows per pass. At 1 torch falls back to its slow 3D convolution on the CPU.
         axis: the axis that slices are cut across, 0 to 2.
     """
-    if kind == "volume":
+    if kind in ("volume", "slab"):
         return SimpleInferer()
     if kind not in KINDS:
         raise ValueError(f"window kind must be one of {KINDS}, got {kind!r}")

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from volad.heads import VoxelNormal
 from volad.residual import RESIDUALS, SIGNED, residual
+from volad.slab import SlabInferer
 
 __all__ = ["Contrast", "Method", "Reconstruction", "ScanScores", "Stage", "Update", "Window"]
 
 #: What one input of a method is.
-Window = Literal["volume", "patch", "slice"]
+Window = Literal["volume", "patch", "slice", "slab"]
 #: How a lesion differs from healthy tissue.
 Contrast = Literal["bright", "dark"]
 #: What a training step yields: the name of the child module to update, and its loss (a scalar).
@@ -40,12 +41,14 @@ class Stage:
         finish: called once at the stage's end.
         learns: False where the step only collects statistics: it is then called in evaluation
             mode, without gradients and on windows without augmentation.
+        whole: True where the step takes whole volumes, whatever windows the others take.
     """
 
     step: Callable[[Tensor], Iterator[Update]]
     epochs: int | None = None
     finish: Callable[[], None] = _nothing
     learns: bool = True
+    whole: bool = False
 
 
 class Method(nn.Module, ABC):
@@ -55,13 +58,18 @@ class Method(nn.Module, ABC):
     in every channel, and a method may use that. Lesion labels never reach a method.
 
     Attributes:
-        windows: the kinds of window the method can work on, the preferred one first.
+        windows: the kinds of window the method can work on, the preferred one first. A method on
+            `slab` learns from stacks of a few slices and scores whole volumes.
+        slab: how such a method cuts its slabs; None for all others.
+        training_defaults: settings of `train.json` that suit the method better than the usual ones.
         tiny: the smallest arguments that still train; the contract tests use them.
         sees: what a lesion may be, next to healthy tissue, for a model built with `tiny` to find
             it: `bright`, `dark`, or either.
     """
 
     windows: ClassVar[tuple[Window, ...]] = ("patch", "volume", "slice")
+    slab: SlabInferer | None = None
+    training_defaults: ClassVar[Mapping[str, Any]] = {}
     tiny: ClassVar[Mapping[str, Any]] = {}
     sees: ClassVar[tuple[Contrast, ...]] = ("bright", "dark")
 
@@ -135,7 +143,7 @@ class Reconstruction(Method):
         learn = [Stage(self.training_step)]
         if self.spread is None:
             return learn
-        return [*learn, Stage(self._measure, epochs=1, learns=False)]
+        return [*learn, Stage(self._measure, epochs=1, learns=False, whole=True)]
 
     def _measure(self, x: Tensor) -> Iterator[Update]:
         assert self.spread is not None
