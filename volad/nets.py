@@ -157,7 +157,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, *S)` to the same shape."""
-        parts = self.query_key_value(x).flatten(2).transpose(1, 2)[:, None]
+        # The fused kernels want each place's channels side by side.
+        parts = self.query_key_value(x).flatten(2).transpose(1, 2)[:, None].contiguous()
         query, key, value = parts.split([self.thin, self.thin, x.shape[1]], dim=-1)
         rest = [0, x.shape[1] - self.thin]
         found = scaled_dot_product_attention(pad(query, rest), pad(key, rest), value, scale=1.0)
