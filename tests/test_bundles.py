@@ -33,11 +33,12 @@ from pipeline_helpers import (
     write_training_manifest,
 )
 
-from volad import bundle
+from volad import bundle, distributed
 from volad.cli import main
 from volad.errors import UsageError
 from volad.methods._base import Method
 from volad.preprocess.align import load_template
+from volad.skeleton_docs import MULTI_GPU
 
 REPOSITORY = Path(__file__).parents[1]
 SCHEMA = REPOSITORY / "tests" / "data" / "meta_schema.json"
@@ -102,7 +103,7 @@ def test_the_files_are_there(name: str) -> None:
     for file in (
         *("LICENSE", "docs/README.md", "docs/data_license.txt", "models/calibration.json"),
         *("configs/inference.json", "configs/train.json", "configs/metadata.json"),
-        "configs/logging.conf",
+        *("configs/logging.conf", "configs/multi_gpu_train.json"),
     ):
         assert (root / file).stat().st_size > 0, file
     assert 0 < (root / "models" / "model.pt").stat().st_size < 25e6
@@ -126,7 +127,7 @@ def test_the_version_is_in_the_changelog(name: str) -> None:
 
 @every_bundle
 def test_no_path_of_the_machine_that_made_it_is_left(name: str) -> None:
-    for which in ("inference", "train", "metadata"):
+    for which in ("inference", "train", "multi_gpu_train", "metadata"):
         config = config_of(name, which)
         assert not re.search(r"/(work|root|home|tmp)/", json.dumps(config)), which
 
@@ -231,6 +232,24 @@ def test_the_training_workflow_is_complete(
     workflow.initialize()
     assert workflow.check_properties() == []
     assert len(workflow.train_dataset) > 0
+
+
+@every_bundle
+def test_the_overlay_for_several_gpus_joins_the_processes_and_leaves_them(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With real processes in `tests/test_distributed.py`."""
+    calls: list[object] = []
+    monkeypatch.setattr(distributed, "start", lambda device: calls.append(device))
+    monkeypatch.setattr(distributed, "stop", lambda: calls.append("stop"))
+    configs = [paths(name, which)["config_file"] for which in ("train", "multi_gpu_train")]
+    workflow = ConfigWorkflow(configs, workflow_type="train", logging_file=False, seed=7)
+    workflow.initialize()
+    assert calls == [distributed.device()]
+    assert torch.initial_seed() == 7
+    workflow.finalize()
+    assert calls[1:] == ["stop"]
+    assert config_of(name, "multi_gpu_train") == MULTI_GPU
 
 
 @every_bundle
