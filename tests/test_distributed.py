@@ -151,6 +151,8 @@ def test_processes_share_the_windows_of_learning_and_draw_their_own_random_numbe
     assert not {*random0} & {*random1}
     assert not {*seeds0} & {*seeds1}
     assert mean0 == mean1 == 3.0  # of 1 to 5: both saw all of them, once
+    # Both named a file of their own, but only the first writes.
+    assert [f.name for f in tmp_path.glob("model*")] == ["model0.pt"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7])
@@ -191,21 +193,29 @@ class Judged(Slider):
 
 
 def stop_early(folder: Path) -> Any:
+    """The epochs, and the state after each and at the end."""
     values = torch.tensor([1.0, 5.0]).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
     file = folder / f"checkpoint{distributed.rank()}.pt"
-    options = {"batch": 3, "max_epochs": 9, "patience": 2, "checkpoint": file}
-    return train(Judged(), folder, Scans(values), **options)
+    options = settings(batch=3, max_epochs=9, patience=2, checkpoint=file)
+    method = Judged()
+    trainer = Trainer(method, windows(), Scans(values), folder / "model.pt", **options)
+    epochs, states = [], []
+    for epoch in trainer.epochs():
+        epochs.append(epoch)
+        states.append(state(method))
+    return results(epochs), [*states, state(method)]
 
 
 def test_both_stop_at_the_same_epoch_with_the_same_weights_and_buffers(tmp_path: Path) -> None:
-    (epochs0, state0), (epochs1, state1) = on_two(stop_early, tmp_path)
+    (epochs0, states0), (epochs1, states1) = on_two(stop_early, tmp_path)
     assert epochs0 == epochs1
     assert len(epochs0) == 5  # 0.1, 0.2, 0.3 (the best for both windows), and two in vain
-    assert state0["net.w"].item() == pytest.approx(0.3, abs=0.03)
-    assert state0["norm.num_batches_tracked"] == 3
-    assert_equal(state0, state1)
-    # Both named files of their own, but only the first writes.
-    assert sorted(f.name for f in tmp_path.glob("[cm]*.pt")) == ["checkpoint0.pt", "model0.pt"]
+    assert states0[-1]["net.w"].item() == pytest.approx(0.3, abs=0.03)
+    assert states0[-1]["norm.num_batches_tracked"] == 3
+    for state0, state1 in zip(states0, states1, strict=True):
+        assert_equal(state0, state1)
+    # Both named a file of their own, but only the first writes.
+    assert [f.name for f in tmp_path.glob("checkpoint*")] == ["checkpoint0.pt"]
 
 
 class Diverging(Slider):
