@@ -43,7 +43,7 @@ def main() -> None:
     random = np.random.default_rng(0)
     found = np.zeros((len(rows), len(roots)))
     for i, row in enumerate(rows):
-        sample, lesion = _painted(prepare(pipelines[0].preprocessing, row.scan), random)
+        sample, lesion = painted(prepare(pipelines[0].preprocessing, row.scan), random)
         inside = sample["native_brain"].numpy()[0] > 0
         for j, pipeline in enumerate(pipelines):
             score = pipeline.score(sample)["pred"].numpy()[0]
@@ -60,26 +60,31 @@ def main() -> None:
         )
 
 
-def _painted(
+def painted(
     sample: dict[str, Any], random: np.random.Generator
 ) -> tuple[dict[str, Any], NDArray[np.bool_]]:
     """The sample with lesions on the model's grid, and where they are on the scan's."""
-    image = sample["image"].numpy()[0].copy()
-    brain = sample["brain"].numpy()[0] > 0
+    darker, lesion = paint(sample["image"].numpy()[0], sample["brain"].numpy()[0] > 0, random)
+    affine = sample["image"].affine
+    truth = MetaTensor(torch.from_numpy(lesion.astype(np.float32))[None], affine=affine)
+    native = ToScan()({**sample, "pred": truth})["pred"].numpy()[0] > 0.5
+    return {**sample, "image": MetaTensor(torch.from_numpy(darker)[None], affine=affine)}, native
+
+
+def paint(
+    image: NDArray[np.float32], brain: NDArray[np.bool_], random: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """A scan on the MNI152 grid with lesions, and where they are."""
     places = np.argwhere((load_template().white > 0.6) & brain)
     grid = np.stack(np.meshgrid(*map(np.arange, image.shape), indexing="ij"), axis=-1)
-    lesion = np.zeros(image.shape, bool)
+    darker, lesion = image.copy(), np.zeros(image.shape, bool)
     for _ in range(LESIONS):
         centre, radius = random.choice(places), random.choice(RADII)
         ball = (((grid - centre) ** 2).sum(axis=-1) <= radius**2) & brain
         soft = ndimage.gaussian_filter(ball.astype(np.float32), 0.6)
-        image = np.where(brain, np.maximum(image - random.uniform(0.08, 0.3) * soft, 1e-3), 0)
+        darker = np.where(brain, np.maximum(darker - random.uniform(0.08, 0.3) * soft, 1e-3), 0)
         lesion |= ball
-    affine = sample["image"].affine
-    painted = MetaTensor(torch.from_numpy(image.astype(np.float32))[None], affine=affine)
-    truth = MetaTensor(torch.from_numpy(lesion.astype(np.float32))[None], affine=affine)
-    native = ToScan()({**sample, "pred": truth})["pred"].numpy()[0] > 0.5
-    return {**sample, "image": painted}, native
+    return darker.astype(np.float32), lesion
 
 
 def _arguments() -> argparse.Namespace:
