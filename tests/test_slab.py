@@ -174,3 +174,16 @@ def test_a_network_of_another_shape_is_refused() -> None:
 def test_slabs_of_another_depth_are_refused() -> None:
     with pytest.raises(ValueError, match="slabs must have 6 slices along axis 2"):
         SlabInferer().split(torch.rand(1, 1, 4, 4, 7))
+
+
+def test_a_traced_walk_predicts_the_same() -> None:
+    """MONAI exports bundles by tracing, which makes tensors of sizes."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            slab = SlabInferer()
+            return slab(x, slab.nearest)
+
+    x = torch.rand(1, 1, 3, 4, 12)
+    traced = torch.jit.trace(Model(), torch.rand_like(x), check_trace=False)
+    torch.testing.assert_close(traced(x), Model()(x))

@@ -114,7 +114,7 @@ class SlabInferer(Inferer):
         Without `everything`, only the last `offset` slices.
         """
         along = 2 + self.axis
-        slices = volume.shape[along]
+        slices = int(volume.shape[along])  # while torch traces, a size is no number
         last = slices - self.depth
         first = 0 if everything else max(slices - self.offset - self.depth + 1, 0)
         starts = sorted({*range(first, last + 1, self.stride), last})
