@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,7 +47,9 @@ def on_two(job: Job, folder: Path) -> list[Any]:
 
 def _process(rank: int, job: Job, folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/group", rank=rank, world_size=2)
+    dist.init_process_group(
+        "gloo", f"file://{folder}/group", rank=rank, world_size=2, timeout=timedelta(minutes=2)
+    )
     torch.save(job(folder), folder / f"result{rank}.pt")
     distributed.stop()
 
@@ -136,20 +139,25 @@ class Watching(Slider):
 
 
 def watch(folder: Path) -> Any:
-    method, sets, measured = Watching(), windows(7), Counting()
-    train(method, folder, train=sets, max_epochs=1, batch=4)
-    train(measured, folder, train=windows(5))
-    return method.windows, method.random, [seed for seed, _ in sets.seeds], measured.mean.item()
+    learnt, counted, judged = windows(7), windows(5), windows(3)
+    method, measured = Watching(), Counting()
+    train(method, folder, judged, train=learnt, max_epochs=1, batch=4)
+    train(measured, folder, train=counted)
+    seeds = {*learnt.seeds, *judged.seeds}
+    return method.windows, method.random, seeds, counted.seeds, measured.mean.item()
 
 
 def test_processes_share_the_windows_of_learning_and_draw_their_own_random_numbers(
     tmp_path: Path,
 ) -> None:
-    (windows0, random0, seeds0, mean0), (windows1, random1, seeds1, mean1) = on_two(watch, tmp_path)
+    first, second = on_two(watch, tmp_path)
+    windows0, random0, seeds0, counted0, mean0 = first
+    windows1, random1, seeds1, counted1, mean1 = second
     assert len(windows0) == len(windows1) == 3
     assert len({*windows0, *windows1}) == 6
     assert not {*random0} & {*random1}
-    assert not {*seeds0} & {*seeds1}
+    assert not seeds0 & seeds1
+    assert counted0 == counted1
     assert mean0 == mean1 == 3.0  # of 1 to 5: both saw all of them, once
     # Both named a file of their own, but only the first writes.
     assert [f.name for f in tmp_path.glob("model*")] == ["model0.pt"]
