@@ -144,9 +144,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--data-dir", required=True, help="folder that the manifest's paths start at")
     add("--modality", choices=("mr", "ct"), default="mr")
     add("--space", choices=("mni", "isotropic"), default="mni",
-        help="whole volumes aligned to MNI152, or patches on an isotropic grid [mni]")  # fmt: skip
+        help="volumes aligned to MNI152 at 2 mm, or patches (slabs, for methods on those) on an "
+        "isotropic grid [mni]")  # fmt: skip
     add("--spacing-mm", type=_number(0), default=1.0, help="voxel size of the isotropic grid [1]")
-    add("--patch", type=_at_least(8), nargs=3, default=(64, 64, 64), metavar="N")
+    add("--patch", type=_at_least(8), nargs=3, default=(64, 64, 64), metavar="N",
+        help="voxels of a patch, or of a slab within its slices [64 64 64]")  # fmt: skip
     add("--set", type=_assignment, action="append", default=[], metavar="KEY=VALUE",
         help="an argument of the method (volad methods NAME), the value as JSON")  # fmt: skip
     add("--training", type=_assignment, action="append", default=[], metavar="KEY=VALUE",
