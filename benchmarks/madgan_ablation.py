@@ -62,7 +62,7 @@ def main() -> None:
         if args.only and name not in args.only:
             continue
         torch.manual_seed(train["seed"])
-        # The spread from the scans alone: their mirror images would double the time of measuring it.
+        # The spread from the scans alone: mirror images would double the time of measuring it.
         method = MADGAN(**{**base, "mirror": False, **changes})
         seconds = _train(method, sets, train, args.epochs)
         found, rises = _judge(method, sick)
