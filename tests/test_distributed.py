@@ -26,7 +26,8 @@ from test_train import Counting, Slider, ThreeStages, results, settings, state, 
 from torch import Tensor, nn
 
 from volad import bundle, distributed, skeleton
-from volad.data import Row, fill_cache
+from volad.cache import fill_cache
+from volad.data import Row
 from volad.errors import UsageError, VoladError
 from volad.methods._base import Method, Stage, Update
 from volad.train import Trainer

@@ -12,8 +12,9 @@ import torch
 from tqdm import tqdm
 
 from volad import bundle, skeleton
+from volad.cache import fill_cache
 from volad.calibrate import Calibration, collect
-from volad.data import fill_cache, read_split
+from volad.data import read_split
 from volad.errors import UsageError, VoladError
 from volad.io import Scan, find_scans, write_json
 from volad.outputs import Outcome

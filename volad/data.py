@@ -6,15 +6,9 @@ scan, the image's path relative to the data folder. It names no lesion mask.
 
 from __future__ import annotations
 
-import copy
 import csv
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +25,10 @@ from monai.transforms import (
     SpatialPad,
 )
 from torch import Tensor
-from tqdm import tqdm
 
-from volad import __version__, distributed
-from volad.errors import InputError, worker_died
-from volad.io import Scan, atomic, input_sha256
+from volad.cache import fill_cache
+from volad.errors import InputError
+from volad.io import Scan, input_sha256
 
 __all__ = ["Augment", "HealthySet", "Row", "read_split"]
 
@@ -237,72 +230,6 @@ class HealthySet:
             if window.any():
                 break
         return window
-
-
-def fill_cache(
-    rows: Sequence[Row], preprocessing: Any, cache_dir: Path, settings: Any, workers: int = 0
-) -> list[Path]:
-    """Preprocess what the cache lacks, up to the intensity scale.
-
-    Args:
-        rows: the scans.
-        preprocessing: a bundle's preprocessing; its last transform is left out.
-        cache_dir: the cache.
-        settings: what the preprocessing was built from (`volad.bundle.settings`).
-        workers: processes; 0: this one.
-
-    Returns:
-        One `.npz` a row with `image (C, *grid)` float32 and `brain (1, *grid)` bool.
-    """
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    made_by = {"volad": __version__, "settings": _before_scale(settings)}
-    recipe = json.dumps(made_by, sort_keys=True, default=str).encode()
-    hashes = [row.sha256 or input_sha256(row.scan) for row in rows]
-    names = [hashlib.sha256(sha256.encode() + recipe).hexdigest()[:24] for sha256 in hashes]
-    files = [cache_dir / f"{name}.npz" for name in names]
-    mine = distributed.share(list(zip(rows, files, strict=True)))
-    todo = [(row, file) for row, file in mine if not file.exists()]
-    steps = preprocessing.transforms[:-1]
-    with tqdm(
-        total=len(todo), desc="preprocess", unit="scan", disable=distributed.hide_bar()
-    ) as bar:
-        for _ in _each(todo, steps, workers):
-            bar.update()
-    distributed.wait()
-    return files
-
-
-def _each(todo: Sequence[tuple[Row, Path]], steps: Sequence[Any], workers: int) -> Iterator[None]:
-    if workers < 1:
-        for row, file in todo:
-            _preprocess(steps, row, file)
-            yield
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        jobs = [(row, pool.submit(_preprocess, steps, row, file)) for row, file in todo]
-        for row, job in jobs:
-            try:
-                job.result()
-            except BrokenProcessPool as error:
-                raise worker_died(row.image) from error
-            yield
-
-
-def _before_scale(settings: Any) -> Any:
-    """A preprocessing's settings without those of its last transform."""
-    if settings is None:
-        return None
-    stored = copy.deepcopy(settings)
-    stored["preprocessing"]["transforms"] = stored["preprocessing"]["transforms"][:-1]
-    return stored
-
-
-def _preprocess(steps: Sequence[Any], row: Row, file: Path) -> None:
-    sample: Any = {"image": row.scan}
-    for step in steps:
-        sample = step(sample)
-    with atomic(file) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, image=sample["image"].numpy(), brain=sample["brain"].numpy())
 
 
 def _scaled(file: Path, scale: Any) -> Tensor:
