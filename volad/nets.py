@@ -251,34 +251,19 @@ class PatchCritic(nn.Module):
 
 
 def _halve(spatial_dims: int, before: int, after: int, norm: bool) -> nn.Module:
-    conv: nn.Module = Convolution(
-        spatial_dims,
-        before,
-        after,
-        strides=2,
-        kernel_size=4,
-        padding=1,
-        norm=INSTANCE if norm else None,
-        act=("leakyrelu", {"negative_slope": 0.2}),
-        bias=not norm,
-    )
-    return conv
+    leaky = ("leakyrelu", {"negative_slope": 0.2})
+    kind = INSTANCE if norm else None
+    return _strided(spatial_dims, before, after, act=leaky, norm=kind, bias=not norm)
 
 
 def _double(spatial_dims: int, before: int, after: int, conv_only: bool = False) -> nn.Module:
+    up = {"is_transposed": True, "output_padding": 0, "act": "relu", "norm": INSTANCE}
+    return _strided(spatial_dims, before, after, bias=conv_only, conv_only=conv_only, **up)
+
+
+def _strided(spatial_dims: int, before: int, after: int, **more: Any) -> nn.Module:
     conv: nn.Module = Convolution(
-        spatial_dims,
-        before,
-        after,
-        strides=2,
-        kernel_size=4,
-        padding=1,
-        output_padding=0,
-        is_transposed=True,
-        norm=INSTANCE,
-        act="relu",
-        bias=conv_only,
-        conv_only=conv_only,
+        spatial_dims, before, after, strides=2, kernel_size=4, padding=1, **more
     )
     return conv
 
