@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from volad.heads import VoxelNormal
@@ -114,6 +115,8 @@ class Reconstruction(Method):
         grid: spatial shape of the aligned volumes, or None for windows at any place.
         floor: added to the spread, in units of the image.
         channels: image channels, needed with `grid`.
+        mirror: measure every scan and its mirror image (first spatial axis), for grids that are
+            symmetric about the middle.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class Reconstruction(Method):
         grid: Sequence[int] | None = None,
         floor: float = 0.05,
         channels: int = 1,
+        mirror: bool = False,
     ) -> None:
         super().__init__()
         if kind not in RESIDUALS:
@@ -129,6 +133,7 @@ class Reconstruction(Method):
         if grid is not None and kind not in SIGNED:
             raise ValueError(f"residual {kind!r} cannot be standardised; choose from {SIGNED}")
         self.kind = kind
+        self.mirror = mirror
         self.spread = VoxelNormal(channels, grid, floor) if grid is not None else None
 
     @abstractmethod
@@ -147,8 +152,13 @@ class Reconstruction(Method):
 
     def _measure(self, x: Tensor) -> Iterator[Update]:
         assert self.spread is not None
-        self.spread.update(x - self.reconstruct(x))
+        both = self.mirrored(x)
+        self.spread.update(both - self.reconstruct(both))
         yield from ()
+
+    def mirrored(self, x: Tensor) -> Tensor:
+        """Windows `(B, C, *S)`, with `mirror` their mirror images too: `(2 * B, C, *S)`."""
+        return torch.cat([x, x.flip(2)]) if self.mirror else x
 
     def forward(self, x: Tensor) -> Tensor:
         # Not to be overridden: the pipeline calls the two halves.

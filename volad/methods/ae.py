@@ -85,9 +85,8 @@ class AE(Reconstruction):
             raise ValueError(f"corruption must be one of {known}, got {corruption!r}")
         if not 0 < trust <= 1:
             raise ValueError(f"trust must be above 0 and at most 1, got {trust}")
-        super().__init__(residual, grid if standardise else None, floor, channels)
+        super().__init__(residual, grid if standardise else None, floor, channels, mirror)
         self.trust = trust
-        self.mirror = mirror
         self.atlas = VoxelNormal(channels, grid, floor) if atlas and grid is not None else None
         self.corruption = corruption
         self.amount = amount
@@ -109,14 +108,8 @@ class AE(Reconstruction):
 
     def _average(self, x: Tensor) -> Iterator[Update]:
         assert self.atlas is not None
-        self.atlas.update(self._both(x))
+        self.atlas.update(self.mirrored(x))
         yield from ()
-
-    def _measure(self, x: Tensor) -> Iterator[Update]:
-        return super()._measure(self._both(x))
-
-    def _both(self, x: Tensor) -> Tensor:
-        return torch.cat([x, x.flip(2)]) if self.mirror else x
 
     def training_step(self, x: Tensor) -> Iterator[Update]:
         seen = x if self.corruption == "none" else corrupt(self.corruption, x, self.amount)

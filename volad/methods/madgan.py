@@ -91,13 +91,12 @@ class MADGAN(Reconstruction):
     ) -> None:
         if standardise and grid is None:
             raise ValueError("standardise needs grid, the volumes' shape")
-        super().__init__(residual, grid if standardise else None, floor, channels)
+        super().__init__(residual, grid if standardise else None, floor, channels, mirror)
         self.slab = SlabInferer(
             n_in, n_out, offset, axis=axis, both=both, stride=stride, batch=slabs
         )
         self.change = change
         self.l1, self.critic_steps, self.penalty = l1, critic_steps, penalty
-        self.mirror = mirror
         self.generator = AttentionUNet(2, channels * n_in, channels * n_out, features, attention)
         self.critic = (
             PatchCritic(2, channels * (n_in + n_out), features, attention // 2)
@@ -123,9 +122,6 @@ class MADGAN(Reconstruction):
             weights = {k: v.detach() for k, v in critic.named_parameters()}
             loss = loss - functional_call(critic, weights, torch.cat([known, fake], dim=1)).mean()
         yield "generator", loss
-
-    def _measure(self, x: Tensor) -> Iterator[Update]:
-        return super()._measure(torch.cat([x, x.flip(2)]) if self.mirror else x)
 
     def validation_loss(self, x: Tensor) -> Tensor:
         """Mean L1 over the brain voxels of the predicted slices."""
