@@ -38,7 +38,7 @@ from volad.cli import main
 from volad.errors import UsageError
 from volad.methods._base import Method
 from volad.preprocess.align import load_template
-from volad.skeleton_docs import MULTI_GPU
+from volad.skeleton.docs import MULTI_GPU
 
 REPOSITORY = Path(__file__).parents[1]
 SCHEMA = REPOSITORY / "tests" / "data" / "meta_schema.json"

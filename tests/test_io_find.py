@@ -46,7 +46,7 @@ def test_a_file_is_a_scan(tmp_path: Path, file: str, name: str) -> None:
 def test_a_folder_is_searched_in_order(tmp_path: Path) -> None:
     touch(tmp_path / "b.nii", tmp_path / "a.mha", tmp_path / "sub" / "deep" / "b.nii.gz")
     touch(tmp_path / ".hidden.nii", tmp_path / ".cache" / "c.nii", tmp_path / "notes.txt")
-    touch(*(tmp_path / f"a{end}.nii.gz" for end in ("_mask", "_score", "_healthy")))
+    touch(*(tmp_path / f"a{end}.nii.gz" for end in ("_mask", "_score", "_healthy", "_brainmask")))
     touch(tmp_path / "export.zip", tmp_path / "data.raw", tmp_path / ".nii.gz")
     assert find_scans(tmp_path) == [
         Scan(tmp_path / "a.mha", "a"),

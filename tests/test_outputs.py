@@ -187,11 +187,14 @@ def test_a_threshold_that_is_not_the_bundles_is_said(
 def test_maps_hold_what_was_found(
     scan: Scan, result: Result, run: Pipeline, tmp_path: Path
 ) -> None:
-    outcome = written(tmp_path, scan, result, run, save_healthy=True)
+    outcome = written(tmp_path, scan, result, run, save_healthy=True, save_brain=True)
     assert np.array_equal(voxels(outcome.files["mask"]) > 0, result.mask)
     assert np.array_equal(voxels(outcome.files["score"]), result.score)
     assert np.array_equal(voxels(outcome.files["healthy"]), result.healthy)
-    assert list(outcome.files) == ["mask", "score", "healthy", "lesions", "report", "sidecar"]
+    assert np.array_equal(voxels(outcome.files["brain"]) > 0, result.brain)
+    assert outcome.files["brain"].name == "head_brainmask.nii.gz"
+    kinds = ["mask", "score", "healthy", "brain", "lesions", "report", "sidecar"]
+    assert list(outcome.files) == kinds
 
 
 def test_no_healthy_map_where_a_method_infers_none(

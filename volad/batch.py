@@ -38,6 +38,7 @@ class Batch:
         identity: the bundle, for the sidecars (`volad.bundle.identity`).
         save_score: write the score map.
         save_healthy: write the healthy counterpart.
+        save_brain: write the brain mask.
         stats: write the lesion table of each scan and the statistics of all.
         report: write the report page of each scan.
         workers: processes that read and preprocess ahead; 0: none.
@@ -52,6 +53,7 @@ class Batch:
         *,
         save_score: bool = True,
         save_healthy: bool = False,
+        save_brain: bool = False,
         stats: bool = True,
         report: bool = True,
         workers: int = 0,
@@ -59,7 +61,9 @@ class Batch:
         self.pipeline = pipeline
         self.scans = list(scans)
         self.identity = identity
-        self.outputs = Outputs(Path(output_dir), save_score, save_healthy, stats, report)
+        self.outputs = Outputs(
+            Path(output_dir), save_score, save_healthy, save_brain, stats, report
+        )
         self.outputs.check(self.scans)
         self.workers = workers
 

@@ -30,6 +30,7 @@ KINDS = (
     "mask.nii.gz",
     "score.nii.gz",
     "healthy.nii.gz",
+    "brainmask.nii.gz",
     "lesions.csv",
     "report.html",
     "mask.json",
@@ -45,6 +46,7 @@ class Outputs:
         target: a folder, or the path of the one mask.
         save_score: write the score map.
         save_healthy: write the healthy counterpart.
+        save_brain: write the brain mask, the region that scores and rates are of.
         stats: write lesion tables.
         report: write report pages.
     """
@@ -52,6 +54,7 @@ class Outputs:
     target: Path
     save_score: bool = True
     save_healthy: bool = False
+    save_brain: bool = False
     stats: bool = True
     report: bool = True
 
@@ -136,6 +139,9 @@ def write_outputs(
     if outputs.save_healthy and result.healthy is not None:
         files["healthy"] = outputs.path(scan, "healthy.nii.gz")
         write_map(files["healthy"], result.healthy, volume)
+    if outputs.save_brain:
+        files["brain"] = outputs.path(scan, "brainmask.nii.gz")
+        write_mask(files["brain"], result.brain, volume)
     if outputs.stats:
         files["lesions"] = outputs.path(scan, "lesions.csv")
         write_text(files["lesions"], lesions_csv(lesions))

@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="smaller lesions are dropped")  # fmt: skip
     add("--save-score", action=switch, default=None, help="write the score map [yes]")
     add("--save-healthy", action=switch, default=None, help="write the healthy counterpart [no]")
+    add("--save-brain", action=switch, default=None, help="write the brain mask [no]")
     add("--stats", action=switch, default=None, help="write the lesion tables [yes]")
     add("--report", action=switch, default=None, help="write the report page [yes]")
     add("--json", action="store_true", help="one JSON object a scan on stdout")
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         settings=given(
             args,
             "brain_mask", "volume", "series", "workers", "amp", "threshold", "healthy_fpr",
-            "min_lesion_mm3", "save_score", "save_healthy", "stats", "report",
+            "min_lesion_mm3", "save_score", "save_healthy", "save_brain", "stats", "report",
         ) | ({"inferer::overlap": args.overlap} if args.overlap is not None else {}),
     )  # fmt: skip
     failed = [o for o in outcomes if o.error]

@@ -15,7 +15,7 @@ __all__ = ["MAGIC", "MAGIC_AT", "Scan", "find_scans", "is_dicom", "stem"]
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 #: What volad itself writes beside scans: never taken for scans when a folder is searched.
-OUTPUTS = ("_mask.nii.gz", "_score.nii.gz", "_healthy.nii.gz")
+OUTPUTS = ("_mask.nii.gz", "_score.nii.gz", "_healthy.nii.gz", "_brainmask.nii.gz")
 
 MAGIC, MAGIC_AT = b"DICM", 128
 
@@ -45,9 +45,9 @@ def find_scans(
     """Find scans, in a fixed order.
 
     A folder is searched with its sub-folders. Left out are hidden files, zips, and names
-    ending in `_mask.nii.gz`, `_score.nii.gz` or `_healthy.nii.gz`: these are volad's own
-    outputs, and with outputs beside scans a second run would take them for scans. To segment
-    such a file, name it itself or in a manifest.
+    ending in `_mask.nii.gz`, `_score.nii.gz`, `_healthy.nii.gz` or `_brainmask.nii.gz`: these
+    are volad's own outputs, and with outputs beside scans a second run would take them for
+    scans. To segment such a file, name it itself or in a manifest.
 
     Args:
         path: a NIfTI, NRRD or MetaImage file; a folder or `.zip` of a DICOM series; a folder

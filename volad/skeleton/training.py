@@ -1,0 +1,92 @@
+"""`train.json`: refers to `inference.json` for all that both need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from volad.errors import UsageError
+
+__all__ = ["training"]
+
+
+def training(roi: Sequence[int] | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a bundle.
+
+    Args:
+        roi: spatial shape of the windows, -1 for all of an axis; None for whole volumes.
+        changes: settings that differ from the defaults.
+    """
+    rows = {"_target_": "volad.data.read_split", "path": "@manifest", "data_dir": "@dataset_dir"}
+    healthy = {
+        "_target_": "volad.data.HealthySet",
+        "preprocessing": "@train::preprocessing",
+        "cache_dir": "@cache_dir",
+        "settings": {
+            "_target_": "volad.bundle.settings",
+            "root": "@bundle_root",
+            "name": "preprocessing",
+        },
+        "workers": "@workers",
+        **({"roi": roi, "windows_per_scan": "@windows_per_scan"} if roi is not None else {}),
+    }
+    config: dict[str, Any] = {
+        "bundle_root": ".",
+        "dataset_dir": "/data",
+        "manifest": "/data/manifest.csv",
+        "cache_dir": "$@bundle_root + '/cache'",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "workers": 0,
+        "epochs": 100,
+        "batch": 4,
+        "lr": 0.001,
+        "betas": [0.9, 0.999],
+        "ema": 0.99,
+        "patience": 30,
+        "amp": True,
+        "seed": 0,
+        "log_dir": None,
+        **({"windows_per_scan": 4} if roi is not None else {}),
+        "augment": {"_target_": "volad.data.Augment"},
+        "network_def": {
+            "_target_": "volad.bundle.part",
+            "root": "@bundle_root",
+            "name": "network_def",
+        },
+        "train": {
+            "preprocessing": {
+                "_target_": "volad.bundle.part",
+                "root": "@bundle_root",
+                "name": "preprocessing",
+            },
+            "inferer": {"_target_": "volad.bundle.part", "root": "@bundle_root", "name": "inferer"},
+            "dataset": {**healthy, "rows": {**rows, "split": "train"}, "augment": "@augment"},
+            "handlers": [],
+            "trainer": {
+                "_target_": "volad.train.Trainer",
+                "method": "@network_def",
+                "train": "@train::dataset",
+                "validation": "@validate::dataset",
+                "output": "$@bundle_root + '/models/model.pt'",
+                "max_epochs": "@epochs",
+                "batch": "@batch",
+                "lr": "@lr",
+                "betas": "@betas",
+                "ema": "@ema",
+                "patience": "@patience",
+                "device": "@device",
+                "amp": "@amp",
+                "seed": "@seed",
+                "checkpoint": "$@bundle_root + '/models/checkpoint.pt'",
+                "log_dir": "@log_dir",
+            },
+        },
+        "validate": {"dataset": {**healthy, "rows": {**rows, "split": "validation"}}},
+        "initialize": ["$torch.manual_seed(@seed)"],  # the weights to start from are random, too
+        "run": ["$@train::trainer.run()"],
+    }
+    for key, value in changes.items():
+        if key not in config:
+            raise UsageError(f"training has no setting {key!r}")
+        config[key] = value
+    return config
