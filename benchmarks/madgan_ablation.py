@@ -1,7 +1,7 @@
 """Which parts of MADGAN earn their keep: attention, both ways, the critic.
 
     python benchmarks/madgan_ablation.py --manifest data_manifests/ixi_hh_2mm.csv --data-dir DIR \
-        --cache-dir DIR [--epochs 6] [--scans 10] [--only NAME ...]
+        --cache-dir DIR [--epochs 6] [--scans 10] [--store FILE.json]
 
 Trains the settings of `brain_t1_madgan` and variants that differ in one thing, each from the same
 seed on the same slabs for the same number of the generator's steps, far fewer than the shipped
@@ -9,12 +9,15 @@ model's, and judges them on the model's grid. Prints the L1 error on healthy val
 voxels, intensity scale), the mean AUPRC on dark lesions PAINTED into held-out healthy scans (as in
 `painted.py`: synthetic), its difference to the first variant with a 95 % bootstrap interval over
 scans, how often the scan score `l2_mean` rises when lesions are painted in, and seconds a training
-step beside the first variant's (other work on the machine disturbs them).
+step beside the first variant's (other work on the machine disturbs them). With `--store`, finished
+variants are kept there, and a run that was cut short goes on with the next.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +31,8 @@ from tqdm import tqdm
 
 from volad import bundle
 from volad.data import HealthySet, read_split
+from volad.errors import UsageError
+from volad.io import write_json
 from volad.methods.madgan import MADGAN
 from volad.metrics import average_precision
 from volad.postprocess import MedianSmooth, Rim
@@ -39,10 +44,20 @@ BUNDLE = "brain_t1_madgan"
 VARIANTS: dict[str, dict[str, Any]] = {
     "3 attention blocks, both ways, WGAN-GP + L1": {},
     "no attention": {"attention": 0},
-    "7 attention blocks": {"attention": 7},
     "forward only": {"both": False},
     "L1 only": {"critic_steps": 0},
+    "7 attention blocks": {"attention": 7},  # the slowest by far
 }
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What became of one: L1 error, AUPRC of each painted scan, rises, seconds a step."""
+
+    error: float
+    found: list[float]
+    rises: int
+    seconds: float
 
 
 def main() -> None:
@@ -54,27 +69,48 @@ def main() -> None:
     sets = {split: _scans(root, args, split) for split in ("train", "validation", "test")}
     sets["train"].augment = bundle.build(bundle.open_config(root, "train", {}), "augment")
     sick = [_painted(x, seed) for seed, x in enumerate(sets["test"].scans)]
-    first: tuple[NDArray[np.float64], float] | None = None
-    print(f"{args.epochs} epochs of {len(sets['train'])} slabs, batch {train['batch']}\n")
-    print("| variant | L1 | AUPRC, painted | minus the first's (95 %) | l2_mean rises | s a step |")
-    print("|---|---|---|---|---|---|", flush=True)
+    settings = {"epochs": args.epochs, "scans": args.scans, "base": base, "train": train["lr"]}
+    done = _stored(args.store, settings)
     for name, changes in VARIANTS.items():
-        if args.only and name not in args.only:
+        if name in done:
             continue
         torch.manual_seed(train["seed"])
         # The spread from the scans alone: mirror images would double the time of measuring it.
         method = MADGAN(**{**base, "mirror": False, **changes})
         seconds = _train(method, sets, train, args.epochs)
         found, rises = _judge(method, sick)
-        first = first or (found, seconds)
-        draws = np.random.default_rng(0).choice(found - first[0], (2000, len(found))).mean(axis=1)
-        low, high = np.percentile(draws, [2.5, 97.5])
-        print(
-            f"| {name} | {_error(method, sets['validation']):.4f} | {found.mean():.3f} "
-            f"| {(found - first[0]).mean():+.3f} ({low:+.3f} to {high:+.3f}) "
-            f"| {rises} of {len(sick)} | {seconds:.2f} ({seconds / first[1]:.1f}x) |",
-            flush=True,
-        )
+        done[name] = Variant(_error(method, sets["validation"]), found, rises, seconds)
+        if args.store:
+            variants = {key: asdict(value) for key, value in done.items()}
+            write_json(args.store, {"settings": settings, "variants": variants})
+    print(f"{args.epochs} epochs of {len(sets['train'])} slabs, batch {train['batch']}\n")
+    print("| variant | L1 | AUPRC, painted | minus the first's (95 %) | l2_mean rises | s a step |")
+    print("|---|---|---|---|---|---|")
+    first = done[next(iter(VARIANTS))]
+    for name in VARIANTS:
+        print(_row(name, done[name], first))
+
+
+def _stored(path: Path | None, settings: dict[str, Any]) -> dict[str, Variant]:
+    """What an earlier run with the same settings finished."""
+    if path is None or not path.exists():
+        return {}
+    found = json.loads(path.read_text())
+    if found["settings"] != settings:
+        raise UsageError(f"{path}: was made with other settings; name another file")
+    return {name: Variant(**value) for name, value in found["variants"].items()}
+
+
+def _row(name: str, variant: Variant, first: Variant) -> str:
+    gain = np.array(variant.found) - np.array(first.found)
+    draws = np.random.default_rng(0).choice(gain, (2000, len(gain))).mean(axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return (
+        f"| {name} | {variant.error:.4f} | {np.mean(variant.found):.3f} "
+        f"| {gain.mean():+.3f} ({low:+.3f} to {high:+.3f}) "
+        f"| {variant.rises} of {len(gain)} "
+        f"| {variant.seconds:.2f} ({variant.seconds / first.seconds:.1f}x) |"
+    )
 
 
 def _scans(root: Path, args: argparse.Namespace, split: str) -> HealthySet:
@@ -130,7 +166,7 @@ def _error(method: MADGAN, scans: HealthySet) -> float:
 
 def _judge(
     method: MADGAN, sick: list[tuple[torch.Tensor, torch.Tensor, NDArray[np.bool_]]]
-) -> tuple[NDArray[np.float64], int]:
+) -> tuple[list[float], int]:
     """AUPRC of each painted scan, and in how many `l2_mean` rises against the scan itself."""
     found, rises = [], 0
     for healthy, painted, lesion in tqdm(sick, unit="scan"):
@@ -150,7 +186,7 @@ def _judge(
         inside = brain.numpy()[0]
         found.append(average_precision(smooth[inside], lesion[inside]))
         rises += int(scores[1] > scores[0])
-    return np.array(found), rises
+    return found, rises
 
 
 def _painted(scan: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.bool_]]:
@@ -168,7 +204,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--bundle", default=BUNDLE)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--scans", type=int, default=10, help="of validation and test")
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS))
+    parser.add_argument("--store", type=Path, help="JSON file of finished variants")
     return parser.parse_args()
 
 
