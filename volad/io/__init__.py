@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from volad.io.digest import input_sha256
     from volad.io.find import Scan, find_scans
-    from volad.io.read import Volume, read_mask, read_volume
+    from volad.io.read import Map, Volume, read_map, read_mask, read_volume
     from volad.io.write import (
         atomic,
         ensure_writable,
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Map",
     "Scan",
     "Volume",
     "atomic",
     "ensure_writable",
     "find_scans",
     "input_sha256",
+    "read_map",
     "read_mask",
     "read_volume",
     "remove",
@@ -41,7 +43,7 @@ __all__ = [
 _ROOMS = {
     "digest": ("input_sha256",),
     "find": ("Scan", "find_scans"),
-    "read": ("Volume", "read_mask", "read_volume"),
+    "read": ("Map", "Volume", "read_map", "read_mask", "read_volume"),
     "write": (
         *("atomic", "ensure_writable", "remove"),
         *("write_json", "write_map", "write_mask", "write_text"),

@@ -20,7 +20,7 @@ from volad.io.header import Loaded
 if TYPE_CHECKING:
     from nibabel import Nifti1Header
 
-__all__ = ["Volume", "read_mask", "read_volume"]
+__all__ = ["Map", "Volume", "read_map", "read_mask", "read_volume"]
 
 _SAME_GRID = 1e-3  # mm; headers written by different tools round differently
 
@@ -70,6 +70,64 @@ class Volume:
         return float(abs(np.dot(x, np.cross(y, z))))  # exact for plain grids, det() is not
 
 
+@dataclass(frozen=True, eq=False)
+class Map:
+    """A score map or a mask that goes with a scan.
+
+    Attributes:
+        array: `(X, Y, Z)` finite float32.
+        affine: `(4, 4)` float64, voxel → RAS mm.
+        path: the file.
+    """
+
+    array: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    path: Path
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between voxel centres along X, Y and Z, by the affine."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return x, y, z
+
+    def as_mask(self) -> NDArray[np.bool_]:
+        """Where it is not 0.
+
+        Raises:
+            InputError: it holds fractions, so where the mask ends is not said.
+        """
+        inside: NDArray[np.bool_] = self.array != 0
+        values = self.array[inside]
+        fractions = values[values != np.round(values)]
+        if fractions.size:
+            raise InputError(
+                f"{self.path}: is no mask, it holds values such as {fractions[0]:g}; threshold it"
+            )
+        return inside
+
+
+def read_map(path: Path | str, like: Map | None = None) -> Map:
+    """Read a score map or a mask; it may be 0 everywhere.
+
+    Args:
+        path: file of any format that scans may have.
+        like: a map whose grid it must have.
+
+    Raises:
+        InputError: unreadable, not finite, or on another grid.
+        VoladError: the disk or the network failed.
+    """
+    path = Path(path)
+    loaded = _load(path, None, None)
+    check_zooms(loaded.zooms, path)
+    check_affine(loaded.affine, path)
+    if like is not None:
+        _check_grid(loaded, path, like.array.shape, like.affine, f"resample it onto {like.path}")
+    if not np.isfinite(loaded.array).all():
+        raise InputError(f"{path}: has NaN or infinite voxels; replace them with 0")
+    return Map(loaded.array, loaded.affine, path)
+
+
 def read_volume(scan: Scan, *, volume: int | None = None) -> Volume:
     """Read a scan in float32.
 
@@ -105,17 +163,27 @@ def read_mask(path: Path | str, like: Volume) -> NDArray[np.bool_]:
     check_zooms(loaded.zooms, path)
     check_affine(loaded.affine, path)
     way_out = f"resample it onto {like.scan.path} with nearest neighbours"
-    if loaded.array.shape != like.shape:
-        raise InputError(f"{path}: its shape {loaded.array.shape} is not {like.shape}; {way_out}")
-    apart = float(np.abs(loaded.affine - like.affine).max())
-    if apart > _SAME_GRID:
-        raise InputError(f"{path}: its affine is up to {apart:.3g} mm off; {way_out}")
+    _check_grid(loaded, path, like.shape, like.affine, way_out)
     if not np.isfinite(loaded.array).all():
         raise InputError(f"{path}: the mask has NaN or infinite voxels; replace them with 0")
     mask: NDArray[np.bool_] = loaded.array != 0
     if not mask.any():
         raise InputError(f"{path}: the mask is empty; leave it out, or make it again")
     return mask
+
+
+def _check_grid(
+    loaded: Loaded,
+    path: Path,
+    shape: tuple[int, ...],
+    affine: NDArray[np.float64],
+    way_out: str,
+) -> None:
+    if loaded.array.shape != shape:
+        raise InputError(f"{path}: its shape {loaded.array.shape} is not {shape}; {way_out}")
+    apart = float(np.abs(loaded.affine - affine).max())
+    if apart > _SAME_GRID:
+        raise InputError(f"{path}: its affine is up to {apart:.3g} mm off; {way_out}")
 
 
 def _load(path: Path, volume: int | None, series: str | None) -> Loaded:
