@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from html import escape
-from importlib.resources import files
 from string import Template
 from typing import Any, Literal
 
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volad.report import fragments
+from volad.report.html import asset, policy
 from volad.report.lesions import Lesion
 from volad.report.volumes import (
     Grid,
@@ -33,6 +32,8 @@ Array = NDArray[Any]
 
 #: In this order they make one script; niivue is unpacked by it.
 _SCRIPTS = ("volumes.js", "niivue_view.js", "plain_view.js", "controls.js", "start.js")
+
+_NIIVUE = "assets/niivue/niivue.umd.js"
 
 _CT_WINDOWS_HU = {
     "Brain": (0, 80),
@@ -84,10 +85,10 @@ def render_page(
         layers["healthy"] = embed_image(grid, healthy, kept, modality)
     layers |= {"score": embed_score(grid, score, top), "mask": embed_mask(grid, mask)}
 
-    style = _asset("report.css")
-    script = "\n".join(_asset(part) for part in _SCRIPTS)
-    return Template(_asset("template.html")).substitute(
-        policy=_policy(style, script),
+    style = asset("assets/report.css")
+    script = "\n".join(asset(f"assets/{part}") for part in _SCRIPTS)
+    return Template(asset("template.html")).substitute(
+        policy=policy(style, script, asset(_NIIVUE)),
         name=escape(name),
         summary=fragments.summary(lesions, threshold),
         warnings=fragments.warning_list(warnings),
@@ -95,7 +96,7 @@ def render_page(
         provenance=fragments.definitions(provenance),
         resolution=_resolution(grid),
         style=style,
-        licence=escape(_asset("niivue/LICENSE.txt")),
+        licence=escape(asset("assets/niivue/LICENSE.txt")),
         niivue=_packed_niivue(),
         volumes="\n".join(_data(f"volume-{key}", data) for key, data in layers.items()),
         page=_json(_page(grid, kept, score, threshold, top, modality)),
@@ -142,30 +143,10 @@ def _resolution(grid: Grid) -> str:
     return f"This page shows blocks of {steps} voxels as one; the table and the mask file do not."
 
 
-def _policy(style: str, script: str) -> str:
-    """Forbid the browser any request, and any script and style but the page's own."""
-    scripts = " ".join(_source(text) for text in (script, _asset("niivue/niivue.umd.js")))
-    return (
-        f"default-src 'none'; script-src {scripts}; style-src {_source(style)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
-
-
-@lru_cache(maxsize=16)
-def _source(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-@lru_cache(maxsize=16)
-def _asset(name: str) -> str:
-    path = "template.html" if name == "template.html" else f"assets/{name}"
-    return files("volad.report").joinpath(path).read_text(encoding="utf-8")
-
-
 @lru_cache(maxsize=1)
 def _packed_niivue() -> str:
     """The viewer, a third of its size; its text cannot end the page's script early either."""
-    packed = gzip.compress(_asset("niivue/niivue.umd.js").encode(), mtime=0)
+    packed = gzip.compress(asset(_NIIVUE).encode(), mtime=0)
     return _data("niivue-code", base64.b64encode(packed).decode("ascii"))
 
 
