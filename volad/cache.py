@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["fill_cache"]
 
+#: Part of the files' names: goes up when what they hold changes.
+LAYOUT = 2
+
 
 def fill_cache(
     rows: Sequence[Row], preprocessing: Any, cache_dir: Path, settings: Any, workers: int = 0
@@ -38,10 +41,11 @@ def fill_cache(
         workers: processes; 0: this one.
 
     Returns:
-        One `.npz` a row with `image (C, *grid)` float32 and `brain (1, *grid)` bool.
+        One `.npz` a row with `image (C, *grid)` float32, `brain (1, *grid)` bool and `facts`, what
+        the steps measured, as JSON.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
-    made_by = {"volad": __version__, "settings": _before_scale(settings)}
+    made_by = {"volad": __version__, "layout": LAYOUT, "settings": _before_scale(settings)}
     recipe = json.dumps(made_by, sort_keys=True, default=str).encode()
     hashes = [row.sha256 or input_sha256(row.scan) for row in rows]
     names = [hashlib.sha256(sha256.encode() + recipe).hexdigest()[:24] for sha256 in hashes]
@@ -88,4 +92,5 @@ def _preprocess(steps: Sequence[Any], row: Row, file: Path) -> None:
     for step in steps:
         sample = step(sample)
     with atomic(file) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, image=sample["image"].numpy(), brain=sample["brain"].numpy())
+        image, brain = sample["image"].numpy(), sample["brain"].numpy()
+        np.savez(stream, image=image, brain=brain, facts=json.dumps(sample.get("facts", {})))

@@ -66,6 +66,12 @@ class Alignment:
     volume_ratio: float
 
     @property
+    def stretch(self) -> float:
+        """How much more the map enlarges one direction than another: 1 or above."""
+        sizes = np.linalg.svd(self.to_template[:3, :3], compute_uv=False)
+        return float(sizes[0] / sizes[-1])
+
+    @property
     def failed(self) -> bool:
         """Whether the map is not to be trusted."""
         implausible = not 0.4 < self.volume_ratio < 2.5  # heads of infants to the largest adults

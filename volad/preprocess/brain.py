@@ -21,6 +21,7 @@ __all__ = [
     "MRBrain",
     "brain_mask_from_stripped",
     "brain_mask_warning",
+    "cut_share",
     "is_stripped",
 ]
 
@@ -117,10 +118,16 @@ def _check_volume(mask: MetaTensor, how: str) -> None:
         )
 
 
-def _is_cut(brain: NDArray[np.bool_]) -> bool:
-    """Whether `brain (X, Y, Z)` goes on beyond a face of the field of view."""
+def cut_share(brain: NDArray[np.bool_]) -> float:
+    """The largest section of `brain (X, Y, Z)` on a face, over the largest inside on that axis."""
+    shares = [0.0]
     for axis in range(3):
         sections = brain.sum(axis=tuple(a for a in range(3) if a != axis))
-        if max(sections[0], sections[-1]) > CUT_SHARE * sections.max():
-            return True
-    return False
+        if sections.any():
+            shares.append(float(max(sections[0], sections[-1]) / sections.max()))
+    return max(shares)
+
+
+def _is_cut(brain: NDArray[np.bool_]) -> bool:
+    """Whether `brain (X, Y, Z)` goes on beyond a face of the field of view."""
+    return cut_share(brain) > CUT_SHARE

@@ -30,7 +30,7 @@ from volad.errors import InputError
 from volad.io import Scan, Volume, find_scans, read_mask, read_volume
 from volad.preprocess.align import align, load_template
 from volad.preprocess.bias import correct_bias
-from volad.preprocess.brain import BrainMask, Kind, brain_mask_warning
+from volad.preprocess.brain import BrainMask, Kind, brain_mask_warning, cut_share
 from volad.preprocess.intensity import Scale, landmarks_of
 from volad.preprocess.resample import resample, world_grid
 
@@ -111,7 +111,11 @@ class ExtractBrain(Transform):
         with naming(volume):
             brain, how = self.extract(sample["image"], given)
         warning = brain_mask_warning(brain)
-        facts = {"brain_extraction": how, "brain_ml": float(brain.sum()) * volume.voxel_mm3 / 1000}
+        facts = {
+            "brain_extraction": how,
+            "brain_ml": float(brain.sum()) * volume.voxel_mm3 / 1000,
+            "brain_cut": cut_share(brain.numpy()[0] > 0),
+        }
         return {
             **sample,
             "brain": brain,
@@ -141,6 +145,7 @@ class AlignToTemplate(Transform):
             "alignment_overlap": found.overlap,
             "alignment_fit": found.correlation,
             "alignment_volume_ratio": found.volume_ratio,
+            "alignment_stretch": found.stretch,
         }
         moved = _to_grid(sample, found.to_template, template.affine, template.t1.shape)
         return {**sample, **moved, "flags": flags, "facts": {**sample["facts"], **facts}}
