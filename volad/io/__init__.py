@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         write_map,
         write_mask,
         write_text,
+        write_values,
     )
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "write_map",
     "write_mask",
     "write_text",
+    "write_values",
 ]
 
 _ROOMS = {
@@ -46,7 +48,7 @@ _ROOMS = {
     "read": ("Map", "Volume", "read_map", "read_mask", "read_volume"),
     "write": (
         *("atomic", "ensure_writable", "remove"),
-        *("write_json", "write_map", "write_mask", "write_text"),
+        *("write_json", "write_map", "write_mask", "write_text", "write_values"),
     ),
 }
 

@@ -30,6 +30,7 @@ __all__ = [
     "write_map",
     "write_mask",
     "write_text",
+    "write_values",
 ]
 
 
@@ -95,6 +96,27 @@ def write_map(path: Path | str, array: NDArray[Any], like: Volume) -> None:
     _write(Path(path), array.astype(np.float32, copy=False), like)
 
 
+def write_values(
+    path: Path | str,
+    array: NDArray[Any],
+    like: Volume,
+    note: str,
+    scale: tuple[float, float] = (1.0, 0.0),
+) -> None:
+    """Write voxels in the data type they have, as `.nii.gz` with the scan's header.
+
+    Args:
+        path: ends in `.nii.gz`.
+        array: `(X, Y, Z)` real numbers.
+        like: the scan.
+        note: the header's `descrip`, ASCII, at most 79 characters.
+        scale: slope and intercept by which readers turn the voxels into values.
+    """
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"voxels are real numbers, got {array.dtype}")
+    _write(Path(path), array, like, note.encode("ascii"), scale)
+
+
 def ensure_writable(folder: Path | str) -> None:
     """Make the output folder if need be and try it, before any work is done for it.
 
@@ -123,12 +145,20 @@ def remove(path: Path | str) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write(path: Path, array: NDArray[Any], like: Volume) -> None:
+def _write(
+    path: Path,
+    array: NDArray[Any],
+    like: Volume,
+    note: bytes = b"volad",
+    scale: tuple[float, float] = (1.0, 0.0),
+) -> None:
     if not path.name.endswith(".nii.gz"):
         raise ValueError(f"{path} must end in .nii.gz")
     if array.shape != like.shape:
         raise ValueError(f"{path}: shape {array.shape} is not the scan's {like.shape}")
-    head = _header(like.header, array).binaryblock + b"\0\0\0\0"  # no extensions
+    header = _header(like.header, array, note)
+    header["scl_slope"], header["scl_inter"] = scale
+    head = header.binaryblock + b"\0\0\0\0"  # no extensions
     with (
         atomic(path) as temporary,
         open(temporary, "wb") as file,
@@ -140,7 +170,7 @@ def _write(path: Path, array: NDArray[Any], like: Volume) -> None:
             stream.write(array[..., z].tobytes(order="F"))
 
 
-def _header(scan: Nifti1Header, array: NDArray[Any]) -> Nifti1Header:
+def _header(scan: Nifti1Header, array: NDArray[Any], note: bytes) -> Nifti1Header:
     """The scan's header with only what describes voxel values changed.
 
     qform, sform, their codes and the units stay as they are in the file: nibabel's image
@@ -151,11 +181,10 @@ def _header(scan: Nifti1Header, array: NDArray[Any]) -> Nifti1Header:
     header.set_data_dtype(array.dtype)
     header["vox_offset"] = header.single_vox_offset
     header["magic"] = header.single_magic
-    header["scl_slope"], header["scl_inter"] = 1, 0
     header["cal_min"], header["cal_max"] = 0, 0
     for key in ("intent_code", "intent_p1", "intent_p2", "intent_p3"):
         header[key] = 0
-    header["intent_name"], header["descrip"] = b"", b"volad"
+    header["intent_name"], header["descrip"] = b"", note
     return header
 
 
