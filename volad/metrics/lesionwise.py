@@ -230,8 +230,8 @@ def _reaches(
 
 def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     """The bounding box of what is true; empty where nothing is."""
-    found = ndimage.find_objects(mask.view(np.uint8))
-    return found[0] if found else (slice(0, 0),) * mask.ndim
+    (found,) = ndimage.find_objects(mask.view(np.uint8), max_label=1)
+    return found if found is not None else (slice(0, 0),) * mask.ndim
 
 
 def _check_shapes(a: NDArray[np.generic], lesion: NDArray[np.bool_]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,11 +69,13 @@ def surface_distances(
     a, b = _batch(mask[box]), _batch(lesion[box])
     spacing = tuple(float(mm) for mm in spacing_mm)  # MONAI wants them all of one Python type
     every = {"include_background": True, "spacing": spacing}
-    return SurfaceScores(
-        hd95_mm=float(compute_hausdorff_distance(a, b, percentile=95, **every)),
-        assd_mm=float(compute_average_surface_distance(a, b, symmetric=True, **every)),
-        nsd=float(compute_surface_dice(a, b, [float(tolerance_mm)], use_subvoxels=True, **every)),
-    )
+    with warnings.catch_warnings():
+        # MONAI 1.6 warns of an argument that it hands to itself.
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy")
+        hd95 = compute_hausdorff_distance(a, b, percentile=95, **every)
+        assd = compute_average_surface_distance(a, b, symmetric=True, **every)
+        nsd = compute_surface_dice(a, b, [float(tolerance_mm)], use_subvoxels=True, **every)
+    return SurfaceScores(hd95.item(), assd.item(), nsd.item())
 
 
 def _batch(mask: NDArray[np.bool_]) -> Tensor:
