@@ -89,7 +89,8 @@ def _last(values: Floats) -> Floats:
 
 def _share(part: Floats, whole: Floats) -> Floats:
     part, whole = np.broadcast_arrays(part, whole)
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    share: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return share
 
 
 def _harmonic(start: Floats, count: Floats) -> Floats:
