@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 def average_precision(lesion: Floats, healthy: Floats) -> Floats:
     """Average precision, `(...)`."""
     found = np.cumsum(lesion, axis=-1)
-    gained = lesion * _share(found, found + np.cumsum(healthy, axis=-1))
+    gained = lesion * _share(found, found + np.cumsum(healthy, axis=-1), nothing=0.0)
     return _share(gained.sum(axis=-1), _last(found))
 
 
@@ -39,7 +39,7 @@ def average_precision_bounds(lesion: Floats, healthy: Floats) -> tuple[Floats, F
     found = np.cumsum(lesion, axis=-1)
     passed = np.cumsum(healthy, axis=-1)
     before = passed - healthy
-    high = lesion * _share(found, found + before)
+    high = lesion * _share(found, found + before, nothing=0.0)
     # The i-th of h lesion voxels, with T found before and C healthy ones passed, has a precision of
     # (T + i) / (T + i + C) = 1 - C / (T + i + C).
     low = lesion - passed * _harmonic(found - lesion + passed, lesion)
@@ -87,9 +87,9 @@ def _last(values: Floats) -> Floats:
     return last
 
 
-def _share(part: Floats, whole: Floats) -> Floats:
+def _share(part: Floats, whole: Floats, nothing: float = np.nan) -> Floats:
     part, whole = np.broadcast_arrays(part, whole)
-    share: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    share: Floats = np.divide(part, whole, out=np.full(part.shape, nothing), where=whole > 0)
     return share
 
 

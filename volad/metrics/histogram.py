@@ -24,6 +24,9 @@ __all__ = ["Bounded", "Curve", "OracleDice", "ScoreHistogram", "SparseHistogram"
 
 BITS = 20
 COARSE_BITS = 16
+#: A float32's sign bit, and the pattern of infinity.
+SIGN = 1 << 31
+INFINITY = 0x7F800000
 #: Voxels binned at once.
 CHUNK = 1 << 20
 
@@ -212,27 +215,30 @@ class ScoreHistogram:
 
 
 def edges_of(index: NDArray[np.integer], bits: int = BITS) -> NDArray[np.float64]:
-    """The values of bins; -inf below the lowest finite one."""
-    ordered = index.astype(np.int64) << (32 - bits)
-    raw = np.where(ordered >= 1 << 31, ordered - (1 << 31), (1 << 32) - 1 - ordered)
-    with np.errstate(invalid="ignore"):  # what is no number is replaced below
-        values = raw.astype(np.uint32).view(np.float32).astype(np.float64)
-    return np.where(ordered < 1 << 23, -np.inf, values)
+    """The values of bins; -inf for those below all finite scores."""
+    rank = (index.astype(np.int64) << (32 - bits)) - SIGN
+    lowest = rank <= -INFINITY
+    raw = np.where(rank < 0, SIGN - rank, rank)
+    values = np.where(lowest, 0, raw).astype(np.uint32).view(np.float32)
+    return np.where(lowest, -np.inf, values.astype(np.float64))
 
 
 def _bins_of(score: NDArray[np.floating]) -> NDArray[np.int64]:
-    """The bin of each finite score `(N,)`."""
+    """The bin of each score `(N,)` that is not NaN."""
     with np.errstate(over="ignore"):  # beyond float32's range is the outermost bin
-        raw = np.ascontiguousarray(score, np.float32).view(np.uint32)
-    # Bit patterns in the order of the numbers: negative ones run backwards.
-    ordered = np.where(raw >> 31, ~raw, raw | np.uint32(1 << 31)).astype(np.int64)
+        raw = np.ascontiguousarray(score, np.float32).view(np.int32).astype(np.int64)
+    # Without the sign bit, bit patterns are in the order of the numbers; both zeros have rank 0.
+    magnitude = raw & (SIGN - 1)
+    rank = np.where(raw < 0, -magnitude, magnitude)
     shift = 32 - BITS
-    return (ordered + (1 << shift) - 1) >> shift
+    return (rank + SIGN + (1 << shift) - 1) >> shift
 
 
 def _first_above(threshold: float) -> int:
     """The first bin whose value exceeds a threshold."""
     if np.isnan(threshold):
         raise ValueError("the threshold is NaN")
-    place = int(_bins_of(np.array([threshold]))[0])
-    return place + int(edges_of(np.array([place]))[0] <= np.float32(threshold))
+    with np.errstate(over="ignore"):
+        value = np.array([threshold], np.float64).astype(np.float32)
+    place = _bins_of(value)
+    return int((place + (edges_of(place) <= value))[0])
