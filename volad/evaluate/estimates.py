@@ -8,6 +8,7 @@ import numpy as np
 
 from volad.evaluate.agreement import scan_aurocs, volumes
 from volad.evaluate.measure import CaseRow
+from volad.evaluate.numbers import ordered
 from volad.evaluate.sampling import Estimate, Floats, Sampler, ratio
 from volad.evaluate.scores import oracle_mean, pooled_estimates
 from volad.evaluate.settings import HEALTHY_RATES, Settings
@@ -52,7 +53,7 @@ def estimate(
         found["dice_oracle_mean"] = oracle_mean(histograms, lesioned, sampler)
         deployable = sampler.mean(np.where(lesioned, values["dice_mean"], np.nan))
         found["dice_gap"] = found["dice_oracle_mean"] - deployable
-    return {key: one for key, one in found.items() if np.isfinite(one.value)}
+    return {key: found[key] for key in ordered(found) if np.isfinite(found[key].value)}
 
 
 def column(rows: Sequence[CaseRow], read: Callable[[CaseRow], float]) -> Floats:

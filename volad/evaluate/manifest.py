@@ -14,6 +14,8 @@ from volad.io.guard import reading
 
 __all__ = ["Row", "read_rows"]
 
+MOST_GROUPS = 20
+
 
 @dataclass(frozen=True)
 class Row:
@@ -53,7 +55,7 @@ def read_rows(
 
     Raises:
         InputError: not such a table, or two rows with one name.
-        UsageError: a column of `by` is not there.
+        UsageError: a column of `by` is not there, or has too many values for subgroups.
     """
     path = Path(path)
     with reading(path):
@@ -71,6 +73,8 @@ def read_rows(
     if not rows:
         raise InputError(f"{path}: names no scans; add a line for each")
     _refuse_doubles(rows)
+    for column in by:
+        _check_groups({row.groups[column] for row in rows}, column, path)
     often = Counter(row.name for row in rows)
     return [row if often[row.name] > 1 else replace(row, label=row.name) for row in rows]
 
@@ -87,6 +91,15 @@ def _check(columns: Sequence[str], path: Path, by: Sequence[str]) -> None:
     missing = [column for column in by if column not in columns]
     if missing:
         raise UsageError(f"{path}: no column {missing[0]!r} for --by; there are: {found}")
+
+
+def _check_groups(values: set[str], column: str, path: Path) -> None:
+    # Each keeps a histogram of 16 MiB for each result set; subgroups of single scans say nothing.
+    if len(values) > MOST_GROUPS:
+        raise UsageError(
+            f"{path}: column {column!r} has {len(values)} values, --by takes at most "
+            f"{MOST_GROUPS}; add a column with classes"
+        )
 
 
 def _row(cells: Mapping[str, str | None], place: str, folder: Path, by: Sequence[str]) -> Row:

@@ -144,7 +144,7 @@ def _froc(results: Mapping[str, Facts]) -> Iterable[str]:
     ]
     rates = [x for one in series for x, _ in one.points]
     if rates:
-        x = _decades("false lesions a scan", rates)
+        x = _decades("false lesions a scan; none: on the left axis", rates)
         yield chart(
             "FROC: lesions found and false ones", x, Axis("lesion sensitivity", 0, 1), series
         )
@@ -154,7 +154,7 @@ def _froc_points(froc: Sequence[Facts]) -> list[tuple[float, float]]:
     return [
         (point["false_per_scan"]["value"], point["sensitivity"]["value"])
         for point in froc
-        if point["sensitivity"]["value"] is not None and point["false_per_scan"]["value"]
+        if point["sensitivity"]["value"] is not None
     ]
 
 
@@ -168,11 +168,9 @@ def _single_scans(names: Sequence[str], cases: Sequence[Facts]) -> Iterable[str]
         [_dots(name, cases, "dice") for name in names],
     )
     yield chart(
-        "Lesion volume of each scan",
+        "Lesion volume of each scan; empty masks lie on the lower axis",
         Axis("expert lesion volume [ml]", both.low, both.high, log=True),
-        Axis(
-            "volume of the mask [ml]; empty masks at the lower end", both.low, both.high, log=True
-        ),
+        Axis("volume of the mask [ml]", both.low, both.high, log=True),
         [_dots(name, cases, "mask_ml") for name in names],
         diagonal=True,
     )

@@ -1,0 +1,329 @@
+"""Judging cases in memory: numbers a person can solve, draws, subgroups and differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from evaluate_helpers import SHAPE, block, case, noisy
+from scipy import stats
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from volad.evaluate import Case, Evaluation, Settings, Survey, Thresholds, compare
+from volad.evaluate.agreement import pearson, spearman
+from volad.evaluate.evaluation import Summary
+from volad.evaluate.sampling import Estimate, Sampler
+
+EMPTY = np.zeros(SHAPE, bool)
+FAST = Settings(draws=200)
+
+
+def judged(cases: Sequence[Case], settings: Settings = FAST) -> Evaluation:
+    """An evaluation in two passes."""
+    survey = Survey()
+    for one in cases:
+        survey.add(one)
+    evaluation = Evaluation(settings, survey.thresholds())
+    for one in cases:
+        evaluation.add(one)
+    return evaluation
+
+
+def values(summary: Summary) -> dict[str, float]:
+    return {key: one.value for key, one in summary.estimates.items()}
+
+
+def several(lift: float = 0.6, n: int = 6) -> list[Case]:
+    """Scans with two lesions each, and half as many without, at two sites."""
+    cases = []
+    for k in range(n + n // 2):
+        lesion = block((2, 2, 2), (6, 6, 5)) if k < n else EMPTY
+        score = noisy(k, lesion, lift)
+        cases.append(
+            case(
+                f"s{k}",
+                score=score,
+                mask=score > 0.99,
+                lesion=lesion if k < n else None,
+                region=score != 0,
+                groups={"site": "AB"[k % 2]},
+                scan_scores={"mean": float(score.mean())},
+            )
+        )
+    return cases
+
+
+def test_masks_judged_by_hand() -> None:
+    """Two lesioned scans and one without; a voxel is 3 mm³."""
+    two = block((2, 2, 2), (7, 7, 7))
+    half = block((2, 2, 2))
+    stray = block((9, 2, 2), size=1)
+    found = judged(
+        [
+            case("half", score=None, lesion=two, mask=half),
+            case("stray", score=None, lesion=half, mask=half | stray),
+            case("healthy", score=None, lesion=None, mask=stray),
+        ]
+    ).summary()
+    v = values(found)
+    # Dice 2*8/(8+16) and 2*8/(9+8).
+    assert v["dice_mean"] == pytest.approx((16 / 24 + 16 / 17) / 2)
+    assert v["lesion_sensitivity"] == pytest.approx(2 / 3)
+    assert v["lesion_precision"] == pytest.approx(2 / 4)
+    assert v["lesion_f1"] == pytest.approx(2 * (2 / 3) * 0.5 / (2 / 3 + 0.5))
+    assert v["false_lesions_per_scan"] == pytest.approx(2 / 3)
+    assert v["healthy_false_lesions"] == 1
+    assert v["healthy_false_ml"] == pytest.approx(0.003)
+    assert v["healthy_fpr"] == pytest.approx(1 / 12**3)
+    assert v["volume_bias_ml"] == pytest.approx((-0.024 + 0.003) / 2)
+    assert v["scan_auroc:mask_ml"] == 1
+    assert found.counts == {
+        "scans": 3,
+        "subjects": 3,
+        "with_lesions": 2,
+        "without_lesions": 1,
+        "without_score": 3,
+        "empty_masks_with_lesions": 0,
+        "lesions": 3,
+    }
+    # All three expert lesions have 24 mm³.
+    assert [count for _, count in found.sizes] == [0, 3, 0, 0, 0, 0]
+    assert found.sizes[1][0].value == pytest.approx(2 / 3)
+    assert "auprc_pooled" not in v
+    assert "dice_oracle_mean" not in v
+
+
+def test_an_empty_mask_has_dice_0_and_no_surface() -> None:
+    found = judged([case("a"), case("b", mask=EMPTY.copy())]).summary()
+    v = values(found)
+    assert v["dice_mean"] == 0.5
+    assert found.counts["empty_masks_with_lesions"] == 1
+    # The other scan's mask is the expert's: its surface numbers are perfect, and the only ones.
+    assert (v["hd95_mm"], v["nsd"]) == (0, 1)
+    assert found.estimates["hd95_mm"].n == 1
+
+
+def test_scans_without_lesions_do_not_lift_dice() -> None:
+    alone = values(judged([case("a", mask=block((2, 2, 3)))]).summary())
+    beside = values(
+        judged(
+            [case("a", mask=block((2, 2, 3))), case("b", lesion=None, mask=EMPTY.copy())]
+        ).summary()
+    )
+    assert alone["dice_mean"] == beside["dice_mean"] == 0.5
+
+
+def test_voxel_numbers_against_scikit_learn() -> None:
+    cases = several()
+    found = judged(cases).summary()
+    voxels = [one.voxels() for one in cases]
+    scores, lesions = (np.concatenate(part) for part in zip(*voxels, strict=True))
+    exact = average_precision_score(lesions, scores)
+    low, high = found.curves.certain["auprc_pooled"]
+    assert low <= exact <= high
+    assert found.estimates["auprc_pooled"].value == pytest.approx(exact, abs=high - low)
+    low, high = found.curves.certain["auroc_pooled"]
+    assert low <= roc_auc_score(lesions, scores) <= high
+    each = [average_precision_score(b, a) for a, b in voxels if b.any()]
+    assert values(found)["auprc_mean"] == pytest.approx(np.mean(each))
+
+
+def test_a_lesion_voxel_outside_the_region_is_missed() -> None:
+    lesion = block((2, 2, 2))
+    score = np.where(lesion, 1.0, 0.5).astype(np.float32)
+    half = np.ones(SHAPE, bool)
+    half[:3] = False  # the lesion's lower half
+    inside = judged([case("a", score=score, lesion=lesion)]).summary()
+    cut = judged([case("a", score=score, lesion=lesion, region=half)]).summary()
+    assert values(inside)["auprc_mean"] == 1
+    # Half of the lesion comes first; the other half last, after every healthy voxel.
+    healthy = int((half & ~lesion).sum())
+    last = sum((4 + 4) / (4 + 4 + healthy) for _ in range(4))
+    assert values(cut)["auprc_mean"] == pytest.approx((4 + last) / 8)
+    # The best threshold calls the seen half: 2*4/(4+8).
+    assert values(cut)["dice_oracle_pooled"] == pytest.approx(8 / 12)
+
+
+def test_oracle_mean_is_one_threshold_for_all() -> None:
+    """Each scan alone has a perfect threshold, but not the same one."""
+    lesion = block((2, 2, 2))
+    dark = np.where(lesion, 0.2, 0.1).astype(np.float32)
+    light = np.where(lesion, 0.8, 0.5).astype(np.float32)
+    found = judged([case("dark", score=dark), case("light", score=light)]).summary()
+    healthy = 12**3 - 8
+    best = max((0 + 1) / 2, (1 + 16 / (8 + 8 + healthy)) / 2)
+    v = values(found)
+    assert v["dice_oracle_mean"] == pytest.approx(best)
+    assert v["dice_gap"] == pytest.approx(best - v["dice_mean"])
+
+
+def test_healthy_rates_come_from_scans_without_lesions_only() -> None:
+    cases = several()
+    survey = Survey()
+    for one in cases:
+        survey.add(one)
+    thresholds = survey.thresholds()
+    healthy = np.concatenate([one.voxels()[0] for one in cases if one.lesion is None])
+    for rate, threshold in thresholds.healthy.items():
+        assert (healthy > threshold).mean() <= rate
+        assert (healthy > threshold * (1 - 2**-10)).mean() > rate - 1e-3
+    assert "lesion-free" in thresholds.source
+    # With lesions in every scan there is nothing to take them from, and nothing is made up.
+    found = judged([one for one in cases if one.lesion is not None])
+    assert found.thresholds.healthy == {}
+    assert not any(key.startswith("dice_at") for key in found.summary().estimates)
+
+
+def test_dice_at_a_given_threshold() -> None:
+    score = np.where(block((2, 2, 2)), 0.9, 0.1).astype(np.float32)
+    score[9, 9, 9] = 0.6
+    evaluation = Evaluation(FAST, Thresholds(healthy={0.01: 0.5, 0.05: 0.7}, source="by hand"))
+    evaluation.add(case("a", score=score))
+    v = values(evaluation.summary())
+    assert v["dice_at_fpr_1"] == pytest.approx(16 / 17)
+    assert v["dice_at_fpr_5"] == 1
+    assert "dice_at_fpr_10" not in v
+
+
+def test_froc_ends_with_everything_found() -> None:
+    points = judged(several()).summary().froc
+    assert [point.share for point in points] == sorted(point.share for point in points)
+    sensitivity = [point.sensitivity.value for point in points]
+    assert sensitivity == sorted(sensitivity)
+    assert sensitivity[-1] == 1
+    assert points[0].false_per_scan.value == 0
+    assert points[-1].false_per_scan.value > 1
+    assert judged(several(), Settings(draws=200, froc=False)).summary().froc == []
+
+
+def test_one_subject_gives_no_limits() -> None:
+    """Two scans of one person are no sample of people."""
+    scans = [case(name, subject="one", mask=block((2, 2, k))) for k, name in ((2, "a"), (3, "b"))]
+    for key, one in judged(scans).summary().estimates.items():
+        interval = one.interval()
+        assert np.isfinite(interval.value), key
+        assert np.isnan([interval.low, interval.high]).all(), key
+
+
+def test_a_subject_counts_once_in_means() -> None:
+    worse = block((2, 2, 3))  # Dice 1/2
+    scans = [case(f"a{k}", subject="a") for k in range(3)] + [case("b", mask=worse)]
+    found = judged(scans).summary()
+    assert values(found)["dice_mean"] == pytest.approx((1 + 0.5) / 2)
+    assert found.estimates["dice_mean"].n == 2
+    assert found.counts["subjects"] == 2
+
+
+def test_limits_cover_the_number_and_shrink_with_subjects() -> None:
+    few, many = (judged(several(n=n)).summary() for n in (4, 24))
+    for key in ("auprc_pooled", "dice_mean", "dice_oracle_mean", "lesion_precision"):
+        a, b = few.estimates[key].interval(), many.estimates[key].interval()
+        assert a.low <= a.value <= a.high
+        assert b.high - b.low < a.high - a.low
+
+
+def test_identical_results_differ_by_exactly_nothing() -> None:
+    a, b = judged(several()), judged(several())
+    differences = compare(a, b)
+    assert set(differences) == set(a.summary().estimates)
+    for key, one in differences.items():
+        interval = one.interval()
+        assert (interval.value, interval.low, interval.high) == (0, 0, 0), key
+
+
+def test_a_better_detector_wins_in_every_draw() -> None:
+    differences = compare(judged(several(0.8)), judged(several(0.2)))
+    for key in ("auprc_pooled", "auprc_mean", "auroc_pooled", "dice_oracle_pooled"):
+        assert differences[key].interval().low > 0, key
+
+
+def test_pairs_drop_what_either_lacks() -> None:
+    """One detector's mask is empty in a scan: HD95 is compared on the other scans alone."""
+    far = block((2, 2, 3))
+    a = judged([case("x"), case("y"), case("z", mask=EMPTY.copy())])
+    b = judged([case("x"), case("y", mask=far), case("z", mask=far)])
+    difference = compare(a, b)["hd95_mm"]
+    alone = values(judged([case("y", mask=far)]).summary())["hd95_mm"]
+    assert difference.n == 2
+    assert difference.value == pytest.approx((0 - alone) / 2)
+
+
+def test_only_shared_scans_are_compared() -> None:
+    cases = several()
+    whole, part = judged(cases), judged(cases[2:])
+    for key, one in compare(whole, part).items():
+        assert one.value == 0, key
+    assert compare(judged([case("p")]), judged([case("q")])) == {}
+
+
+def test_subgroups_are_the_same_numbers_of_fewer_scans() -> None:
+    cases = several()
+    found = judged(cases)
+    groups = found.summary().subgroups["site"]
+    assert sorted(groups) == ["A", "B"]
+    alone = Evaluation(FAST, found.thresholds)
+    for one in cases:
+        if one.groups["site"] == "A":
+            alone.add(one)
+    expected = alone.summary()
+    assert values(groups["A"]) == pytest.approx(values(expected))
+    assert groups["A"].counts == expected.counts
+
+
+def test_scan_auroc_by_hand() -> None:
+    def scan(name: str, score: float, lesioned: bool, **more: Any) -> Case:
+        lesion = block((2, 2, 2)) if lesioned else None
+        return case(name, lesion=lesion, scan_scores={"m": score}, **more)
+
+    cases = [scan("a", 3, True), scan("b", 1, True), scan("c", 1, False), scan("d", 0, False)]
+    assert values(judged(cases).summary())["scan_auroc:m"] == pytest.approx((1 + 1 + 0.5 + 1) / 4)
+    # A score that one scan lacks is not judged on the others alone.
+    cases.append(case("e"))
+    assert "scan_auroc:m" not in judged(cases).summary().estimates
+
+
+def test_volume_correlation() -> None:
+    sizes = [(1, 2), (2, 2), (3, 4), (4, 3)]
+    cases = [
+        case(f"s{k}", lesion=block((2, 2, 2), size=a), mask=block((2, 2, 2), size=b))
+        for k, (a, b) in enumerate(sizes)
+    ]
+    v = values(judged(cases).summary())
+    expert, mask = np.array(sizes).T ** 3
+    assert v["volume_pearson"] == pytest.approx(stats.pearsonr(mask, expert).statistic)
+    assert v["volume_spearman"] == pytest.approx(stats.spearmanr(mask, expert).statistic)
+    assert "volume_pearson" not in judged(cases[:2]).summary().estimates
+
+
+def test_weighted_correlations_are_those_of_repeated_subjects() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.integers(0, 5, (2, 9)).astype(float)  # with ties
+    weights = random.integers(0, 4, (20, 9)).astype(float)
+    for formula, reference in ((pearson, stats.pearsonr), (spearman, stats.spearmanr)):
+        expected = [
+            reference(np.repeat(x, row.astype(int)), np.repeat(y, row.astype(int))).statistic
+            for row in weights
+        ]
+        assert formula(x, y, weights) == pytest.approx(expected)
+
+
+def test_sampler_draws_subjects_not_scans() -> None:
+    sampler = Sampler(["a", "a", "b"], 50, 0)
+    weights = sampler.of_scans()
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 0] + weights[:, 2] == 2).all()
+    mean = sampler.mean(np.array([1.0, 3.0, np.nan]))
+    assert (mean.value, mean.n) == (2.0, 1)
+    assert isinstance(mean, Estimate)
+
+
+def test_what_cannot_be_a_case() -> None:
+    with pytest.raises(ValueError, match="region"):
+        case(region=None)
+    with pytest.raises(ValueError, match="lesion is"):
+        case(lesion=np.zeros((2, 2, 2), bool))
+    with pytest.raises(ValueError, match="no case"):
+        Evaluation().summary()
+    assert case(lesion=EMPTY).lesion is None
