@@ -12,7 +12,11 @@ from types import ModuleType
 __all__ = ["NAMES", "load"]
 
 #: In the order of the help.
-NAMES = ("segment", "train", "calibrate", "methods", "info")
+NAMES = (
+    *("segment", "train", "calibrate"),
+    *("evaluate", "synthesize", "benchmark"),
+    *("methods", "info"),
+)
 
 
 def load(name: str) -> ModuleType:

@@ -1,0 +1,183 @@
+"""A whole benchmark on small head CTs: two detectors, one of them trained here with two seeds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from io_helpers import save_nifti
+from pipeline_helpers import LESION, grid, head, healthy_set, ready_bundle, save_head
+
+from volad.benchmark import read_plan
+from volad.cli import main
+from volad.errors import InputError, UsageError
+
+#: The training of `pipeline_helpers.TRAINING`, short.
+PREPARATION = {"modality": "ct", "space": "isotropic", "spacing_mm": 6, "patch": [16, 16, 16]}
+TRAINING = {"epochs": 2, "batch": 4, "ema": 0, "amp": False}
+ARGUMENTS = {"features": [8, 16], "convs": 1, "code": 4, "residual": "positive"}
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two heads that bleed and one that does not, with a manifest."""
+    folder = tmp_path_factory.mktemp("patients")
+    lesion = np.zeros(head(0).shape, np.uint8)
+    lesion[LESION] = 1
+    save_nifti(folder / "lesion.nii.gz", lesion, grid())
+    rows = [("a", 90, True), ("b", 91, True), ("c", 92, False)]
+    with (folder / "patients.csv").open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["subject", "image", "lesion", "split"])
+        for name, seed, sick in rows:
+            save_head(folder / f"{name}.nii.gz", seed, lesion=sick)
+            table.writerow([name, f"{name}.nii.gz", "lesion.nii.gz" if sick else "", "test"])
+        table.writerow(["d", "not_there.nii.gz", "", "other"])
+    return folder
+
+
+def plan_file(folder: Path, patients: Path) -> Path:
+    plan = {
+        "folders": ["healthy"],
+        "training": {"manifest": "{healthy}/manifest.csv", "data_dir": "{healthy}"},
+        "detectors": {
+            "ready": {"bundle": str(ready_bundle())},
+            "new": {
+                "method": "ae",
+                "arguments": ARGUMENTS,
+                "preparation": PREPARATION,
+                "training": TRAINING,
+                "seeds": [0, 1],
+            },
+        },
+        "data": {"patients": {"manifest": str(patients / "patients.csv"), "split": "test"}},
+    }
+    path = folder / "plan.json"
+    path.write_text(json.dumps(plan))
+    return path
+
+
+def benchmark(plan: Path, out: Path) -> int:
+    where = ["--folder", f"healthy={healthy_set()}", "--device=cpu", "--draws=200"]
+    return main(["benchmark", str(plan), "-o", str(out), *where])
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, patients: Path) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("benchmark")
+    plan = plan_file(folder, patients)
+    assert benchmark(plan, folder / "out") == 0
+    return plan, folder / "out"
+
+
+def test_every_run_has_a_row_that_names_what_made_it(done: tuple[Path, Path]) -> None:
+    out = done[1]
+    data = json.loads((out / "benchmark.json").read_text())["data"]["patients"]
+    assert [row["run"] for row in data["rows"]] == ["ready", "new-seed0", "new-seed1"]
+    for row in data["rows"]:
+        made_by = json.loads((out / row["made_by"]).read_text())
+        assert made_by["bundle"]["weights_sha256"]
+        assert row["seconds_a_scan"] > row["model_seconds_a_scan"] > 0
+    evaluation = json.loads((out / data["evaluation"]).read_text())
+    for row in data["rows"]:
+        assert (
+            row["metrics"]["dice_mean"]
+            == (evaluation["results"][row["run"]]["metrics"]["dice_mean"])
+        )
+
+
+def test_a_trained_detector_beats_one_that_hardly_learned(done: tuple[Path, Path]) -> None:
+    data = json.loads((done[1] / "benchmark.json").read_text())["data"]["patients"]
+    ready, *new = (row["metrics"]["auprc_pooled"]["value"] for row in data["rows"])
+    assert ready > max(new)
+
+
+def test_seeds_are_summed_up_by_mean_and_range(done: tuple[Path, Path]) -> None:
+    data = json.loads((done[1] / "benchmark.json").read_text())["data"]["patients"]
+    values = [row["metrics"]["auprc_pooled"]["value"] for row in data["rows"][1:]]
+    (seeds,) = data["seeds"]
+    assert values[0] != values[1]
+    assert seeds["detector"] == "new"
+    assert seeds["metrics"]["auprc_pooled"] == {
+        "mean": pytest.approx(np.mean(values)),
+        "lowest": min(values),
+        "highest": max(values),
+    }
+
+
+def test_the_markdown_has_a_line_a_run(done: tuple[Path, Path]) -> None:
+    text = (done[1] / "benchmark.md").read_text()
+    for run in ("ready", "new-seed0", "new-seed1", "new, 2 seeds"):
+        assert f"| {run} |" in text
+
+
+def test_called_again_it_makes_only_what_is_missing(
+    done: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, out = done
+    kept = out / "results" / "ready" / "patients" / "a_mask.json"
+    gone = out / "results" / "ready" / "patients" / "b_mask.json"
+    weights = out / "bundles" / "new-seed0" / "models" / "model.pt"
+    before = (kept.stat().st_mtime_ns, weights.stat().st_mtime_ns)
+    text = (out / "benchmark.md").read_text()
+    gone.unlink()
+    assert benchmark(plan, out) == 0
+    assert (kept.stat().st_mtime_ns, weights.stat().st_mtime_ns) == before
+    assert gone.exists()
+    # All but the seconds, of which the new scan has its own.
+    rows = [line.rsplit("|", 2)[0] for line in (out / "benchmark.md").read_text().splitlines()]
+    assert rows == [line.rsplit("|", 2)[0] for line in text.splitlines()]
+
+
+def test_results_of_another_threshold_are_made_anew(
+    tmp_path: Path, patients: Path, done: tuple[Path, Path]
+) -> None:
+    out = done[1]
+    stamp = out / "results" / "ready" / "patients" / "run.json"
+    stored = json.loads(stamp.read_text())
+    stored["sha256"]["calibration.json"] = "0" * 64
+    stamp.write_text(json.dumps(stored))
+    other = out / "results" / "ready" / "patients" / "a_mask.json"
+    before = other.stat().st_mtime_ns
+    assert benchmark(done[0], out) == 0
+    assert other.stat().st_mtime_ns > before
+    assert json.loads(stamp.read_text()) != stored
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"detectors": {}}, "at least one"),
+        ({"detectors": {"x": {"bundle": "a", "method": "ae"}}}, "either 'bundle' or 'method'"),
+        ({"detectors": {"x": {"methd": "ae"}}}, "unknown key 'methd'"),
+        ({"detectors": {"x/y": {"bundle": "a"}}}, "folder's name"),
+        ({"detectors": {"x": {"method": "aee"}}}, "aee"),
+        ({"data": {"d": {}}}, "manifest"),
+        ({"data": {"d": {"manifest": "{nowhere}/a.csv"}}}, "--folder nowhere=DIR"),
+        ({"folders": ["other"]}, "--folder other=DIR"),
+    ],
+)
+def test_a_wrong_plan_is_one_clear_line(
+    tmp_path: Path, changes: dict[str, object], says: str
+) -> None:
+    plan = {
+        "training": {"manifest": "m.csv", "data_dir": "d"},
+        "detectors": {"x": {"method": "ae"}},
+        "data": {"d": {"manifest": "m.csv"}},
+    }
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({**plan, **changes}))
+    with pytest.raises(UsageError, match=says) as error:
+        read_plan(path, {})
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_scan_is_named(patients: Path, tmp_path: Path) -> None:
+    plan = json.loads(plan_file(tmp_path, patients).read_text())
+    del plan["data"]["patients"]["split"]
+    path = tmp_path / "all.json"
+    path.write_text(json.dumps(plan))
+    assert benchmark(path, tmp_path / "out") == InputError.exit_code

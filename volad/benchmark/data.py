@@ -1,0 +1,108 @@
+"""The data sets of a benchmark as manifests of `volad evaluate`, lesions painted in where asked."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from volad.benchmark.plan import DataSet
+from volad.errors import InputError, UsageError
+from volad.io import Scan, write_text
+from volad.io.find import stem
+from volad.synthetic import DEFAULT, Source, read_suite, write_suite
+
+__all__ = ["Ready", "make_ready"]
+
+PATHS = ("image", "lesion", "brain_mask")
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A data set whose files are all there.
+
+    Attributes:
+        name: of the data set.
+        manifest: CSV for `volad evaluate`, with absolute paths.
+        scans: the scans in its order.
+        lesions: table of the painted lesions; None where lesions are real or there are none.
+    """
+
+    name: str
+    manifest: Path
+    scans: tuple[Scan, ...]
+    lesions: Path | None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether its lesions are painted, not real."""
+        return self.lesions is not None
+
+
+def make_ready(data: DataSet, folder: Path) -> Ready:
+    """Choose a data set's rows, paint where asked, and write its manifest below `folder`.
+
+    Raises:
+        InputError: a manifest that is unreadable, has no such rows, or names a missing file.
+    """
+    rows = _rows(data)
+    lesions = None
+    if data.synthetic is not None:
+        sources = [Source(row["subject"], _scan(row)) for row in rows]
+        painted = write_suite(
+            sources,
+            folder / data.name,
+            DEFAULT if data.synthetic.suite is None else read_suite(data.synthetic.suite),
+            seed=data.synthetic.seed,
+        )
+        lesions = painted.parent / "lesions.csv"
+        rows = _rows(DataSet(data.name, painted, painted.parent, by=data.by))
+    manifest = folder / f"{data.name}.csv"
+    write_text(manifest, _csv(rows))
+    return Ready(data.name, manifest, tuple(map(_scan, rows)), lesions)
+
+
+def _scan(row: Mapping[str, str]) -> Scan:
+    return Scan(Path(row["image"]), row["name"])
+
+
+def _rows(data: DataSet) -> list[dict[str, str]]:
+    """The rows that a data set takes, with absolute paths, a name each and a column `lesion`."""
+    try:
+        with data.manifest.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{data.manifest}: not a readable CSV manifest ({error})") from error
+    if not rows or "image" not in rows[0]:
+        raise InputError(f"{data.manifest}: no scans, or no column 'image'; add it")
+    missing = [column for column in data.by if column not in rows[0]]
+    if missing and data.synthetic is None:  # a suite brings its own columns
+        raise UsageError(f"{data.manifest}: no column {missing[0]!r} for 'by' of {data.name}")
+    chosen = [row for row in rows if data.split in (None, row.get("split"))][: data.scans]
+    if not chosen:
+        raise InputError(f"{data.manifest}: no rows with split {data.split!r}")
+    return [_whole(row, data) for row in chosen]
+
+
+def _whole(row: Mapping[str, str | None], data: DataSet) -> dict[str, str]:
+    whole = {key: value or "" for key, value in row.items() if key}
+    whole.setdefault("lesion", "")
+    for column in PATHS:
+        if whole.get(column):
+            path = (data.data_dir / whole[column]).resolve()
+            if not path.exists():
+                raise InputError(f"{data.manifest}: {path} is not there; check its data_dir")
+            whole[column] = str(path)
+    whole["name"] = whole.get("name") or stem(Path(whole["image"]))
+    whole["subject"] = whole.get("subject") or whole["name"]
+    return whole
+
+
+def _csv(rows: list[dict[str, str]]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()

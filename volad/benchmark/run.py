@@ -1,0 +1,170 @@
+"""Run a benchmark: train what is to be trained, score every scan, evaluate. Resumable.
+
+Everything lies below one folder, so that every figure can be traced to what made it:
+
+    bundles/RUN/                 a trained detector (a method's name and its seed)
+    data/                        manifests, and scans with lesions painted in
+    results/RUN/DATA/run.json    which weights, threshold, data and volad made the results here
+    results/RUN/DATA/*_mask.nii.gz, ...
+    evaluation/DATA/             what `volad evaluate` writes
+    benchmark.md, benchmark.json the tables
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import volad
+from volad import api, bundle
+from volad.benchmark.data import Ready
+from volad.benchmark.plan import Detector, Plan, seeds_of
+from volad.errors import VoladError
+from volad.io import Scan, input_sha256, write_json
+from volad.outputs import Outputs, write_outputs
+from volad.pipeline import Pipeline, prepare
+from volad.preprocess.steps import Sample
+
+__all__ = ["Run", "score", "train_all"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished bundle under judgement.
+
+    Attributes:
+        name: its folder's and its results' name.
+        detector: row of the table; several seeds share one.
+        root: the bundle.
+    """
+
+    name: str
+    detector: str
+    root: Path
+
+
+def train_all(plan: Plan, out: Path, device: str) -> list[Run]:
+    """Find finished bundles, and train and calibrate those that are not there yet."""
+    runs = []
+    for detector, seed in seeds_of(plan.detectors):
+        if detector.bundle is not None:
+            runs.append(Run(detector.name, detector.name, bundle.find(detector.bundle)))
+        else:
+            runs.append(_trained(plan, detector, seed or 0, out, device))
+    return runs
+
+
+def _trained(plan: Plan, detector: Detector, seed: int, out: Path, device: str) -> Run:
+    assert plan.training is not None
+    assert detector.method is not None
+    name = f"{detector.name}-seed{seed}"
+    root = out / "bundles" / name
+    if not (root / "models" / "calibration.json").exists():
+        log.info("training %s", name)
+        api.train(
+            detector.method,
+            root,
+            manifest=plan.training[0],
+            data_dir=plan.training[1],
+            arguments=detector.arguments,
+            **detector.preparation,
+            training={**detector.training, "seed": seed},
+            device=device,
+            cache_dir=out / "cache",
+        )
+    return Run(name, detector.name, root)
+
+
+def score(runs: Sequence[Run], data: Ready, out: Path, device: str) -> dict[str, Path]:
+    """Segment a data set's scans with every run; what is finished is kept.
+
+    Runs that prepare scans alike share the preparation, which costs most of the time.
+
+    Returns:
+        The folder of results of each run.
+    """
+    folders = {run.name: out / "results" / run.name / data.name for run in runs}
+    for run in runs:
+        _begin(folders[run.name], _stamp(run, data))
+    todo = {run.name: [s for s in data.scans if not _done(folders[run.name], s)] for run in runs}
+    waiting = [run for run in runs if todo[run.name]]
+    pipelines = {run.name: _pipeline(run, device) for run in waiting}
+    for scan in tqdm(data.scans, desc=data.name, unit="scan", disable=None):
+        wanting = [run for run in waiting if scan in todo[run.name]]
+        for run, sample in _prepared(wanting, pipelines, scan):
+            pipeline = pipelines[run.name]
+            result = pipeline.finish(pipeline.score(sample))
+            outputs = Outputs(folders[run.name], save_brain=True, stats=False, report=False)
+            write_outputs(outputs, scan, result, pipeline, bundle.identity(run.root))
+    return folders
+
+
+def _pipeline(run: Run, device: str) -> Pipeline:
+    settings = {"device": api.device_setting(device)}
+    parser = bundle.open_config(run.root, "inference", settings)
+    pipeline: Pipeline = bundle.build(parser, "pipeline")
+    return pipeline
+
+
+def _prepared(
+    runs: Sequence[Run], pipelines: dict[str, Pipeline], scan: Scan
+) -> Iterator[tuple[Run, Sample]]:
+    """The scan prepared for each run."""
+    done: dict[str, Sample] = {}
+    for run in runs:
+        recipe = json.dumps(bundle.settings(run.root, "preprocessing"), sort_keys=True, default=str)
+        if recipe not in done:
+            done[recipe] = prepare(pipelines[run.name].preprocessing, scan)
+        yield run, done[recipe]
+
+
+def _stamp(run: Run, data: Ready) -> dict[str, Any]:
+    """What results depend on; another stamp makes them anew."""
+    files = [run.root / "configs" / "inference.json", run.root / "models" / "calibration.json"]
+    hashes = {file.name: _sha256(file) for file in [*files, data.manifest] if file.exists()}
+    return {
+        "bundle": bundle.identity(run.root).facts(),
+        "data": data.name,
+        "synthetic": data.synthetic,
+        "sha256": hashes,
+        "volad": volad.__version__,
+    }
+
+
+def _begin(folder: Path, stamp: dict[str, Any]) -> None:
+    """Keep results that this stamp made; begin anew where another did."""
+    path = folder / "run.json"
+    if path.exists():
+        try:
+            if json.loads(path.read_text(encoding="utf-8")) == stamp:
+                return
+        except ValueError:
+            log.info("%s: unreadable; making its results anew", path)
+        shutil.rmtree(folder)
+    elif folder.exists() and any(folder.iterdir()):
+        raise VoladError(f"{folder}: holds files that no benchmark made; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, stamp)
+
+
+def _done(folder: Path, scan: Scan) -> bool:
+    """Whether the sidecar, which is written last, is there and of this very scan."""
+    try:
+        sidecar = json.loads((folder / f"{scan.name}_mask.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(sidecar["input"]["sha256"] == input_sha256(scan))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
