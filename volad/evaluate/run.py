@@ -75,8 +75,8 @@ def parse_bundles(texts: Sequence[str], results: Sequence[ResultSet]) -> dict[st
         if not equals:
             if len(names) > 1:
                 raise UsageError(
-                    f"--bundle {text}: which results is it of? give --bundle NAME={text}, NAME "
-                    f"being one of: {', '.join(names)}"
+                    f"--bundle {text}: which results is it of, {' or '.join(names)}; give "
+                    f"--bundle NAME={text}"
                 )
             name, found = names[0], text
         if name not in names:
