@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -69,10 +69,6 @@ class Anatomy:
     def spread(self) -> float:
         """The difference between white and grey matter: the unit of contrast."""
         return abs(self.levels[1] - self.levels[0])
-
-    def with_image(self, image: NDArray[np.float32], fluid: NDArray[np.float32]) -> Anatomy:
-        """The same anatomy after tissue has moved."""
-        return replace(self, image=image, fluid=fluid)
 
 
 def study(image: MetaTensor, brain: MetaTensor, to_template: NDArray[np.float64]) -> Anatomy:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from monai.data import MetaTensor
@@ -88,7 +89,9 @@ def with_lesions(
     """As `make`, for a scan `(X, Y, Z)` that has been studied: several volumes of one scan."""
     placed, left_out = place_all(anatomy, recipe, random)
     if recipe.mass_effect:
-        anatomy = _pushed(anatomy, placed, recipe.mass_effect)
+        offsets = growth_field(anatomy, placed, recipe.mass_effect)
+        fluid = move(anatomy.fluid, offsets, order=1)
+        anatomy = replace(anatomy, image=move(anatomy.image, offsets), fluid=fluid)
     image, labels = anatomy.image.copy(), np.zeros(anatomy.brain.shape, np.uint8)
     low, high = float(whole.min()), float(whole.max())
     painted: list[Painted] = []
@@ -136,17 +139,18 @@ def atrophy_field(anatomy: Anatomy, growth: float) -> NDArray[np.float32]:
     return displacement(rate, tissue, anatomy.depth_mm, anatomy.spacing_mm, free_mm=3.0)
 
 
-def _pushed(anatomy: Anatomy, placed: list[Placed], mass_effect: float) -> Anatomy:
-    """The anatomy with the lesions' surroundings pushed outwards."""
+def growth_field(
+    anatomy: Anatomy, placed: Sequence[Placed], mass_effect: float
+) -> NDArray[np.float32]:
+    """Where tissue comes from once lesions pushed it away: offsets `(3, X, Y, Z)` in voxels."""
     filled = np.zeros(anatomy.brain.shape, np.float32)
     for one in placed:
         np.maximum(filled[one.box], one.share, out=filled[one.box])
     filled *= anatomy.brain
     give = anatomy.brain * (1 - filled) * (1 + (FLUID_GIVES - 1) * anatomy.fluid)
-    offsets = displacement(
+    return displacement(
         -np.log1p(-mass_effect) * filled, give, anatomy.depth_mm, anatomy.spacing_mm
     )
-    return anatomy.with_image(move(anatomy.image, offsets), move(anatomy.fluid, offsets, order=1))
 
 
 def _record(
