@@ -34,12 +34,13 @@ def set_threads(threads: int | None) -> None:
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """`key=value`; the value as JSON where it is, otherwise as text."""
+    """`key=value`; the value as JSON (or Python's True, False) where it is, otherwise as text."""
     key, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     try:
-        return key, json.loads(value)
+        # As a text, "False" would be true.
+        return key, json.loads(value.lower() if value in ("True", "False") else value)
     except ValueError:
         return key, value
 
