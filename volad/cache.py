@@ -41,8 +41,8 @@ def fill_cache(
         workers: processes; 0: this one.
 
     Returns:
-        One `.npz` a row with `image (C, *grid)` float32, `brain (1, *grid)` bool and `facts`, what
-        the steps measured, as JSON.
+        One `.npz` a row with `image (C, *grid)` float32, `brain (1, *grid)` bool, `affine (4, 4)`,
+        and `facts`, what the steps measured, as JSON.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
     made_by = {"volad": __version__, "layout": LAYOUT, "settings": _before_scale(settings)}
@@ -92,5 +92,10 @@ def _preprocess(steps: Sequence[Any], row: Row, file: Path) -> None:
     for step in steps:
         sample = step(sample)
     with atomic(file) as temporary, temporary.open("wb") as stream:
-        image, brain = sample["image"].numpy(), sample["brain"].numpy()
-        np.savez(stream, image=image, brain=brain, facts=json.dumps(sample.get("facts", {})))
+        np.savez(
+            stream,
+            image=sample["image"].numpy(),
+            brain=sample["brain"].numpy(),
+            affine=np.asarray(sample["image"].affine, np.float64),
+            facts=json.dumps(sample.get("facts", {})),
+        )
