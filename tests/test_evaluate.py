@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -317,6 +318,35 @@ def test_sampler_draws_subjects_not_scans() -> None:
     mean = sampler.mean(np.array([1.0, 3.0, np.nan]))
     assert (mean.value, mean.n) == (2.0, 1)
     assert isinstance(mean, Estimate)
+
+
+def test_memory_does_not_grow_with_the_scans() -> None:
+    """Of a scan of a quarter of a megabyte some kilobytes stay."""
+    shape = (40, 40, 40)
+    lesion = np.zeros(shape, bool)
+    lesion[9:12, 9:12, 9:12] = True
+    score = np.random.default_rng(0).uniform(0.1, 1, shape).astype(np.float32)
+    evaluation = Evaluation(FAST)
+
+    def add(n: int) -> int:
+        for k in range(n):
+            evaluation.add(
+                case(
+                    f"{len(evaluation.rows)}-{k}",
+                    score=score.copy(),
+                    mask=lesion.copy(),
+                    lesion=lesion.copy(),
+                    region=np.ones(shape, bool),
+                )
+            )
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = add(3)
+        assert add(20) - before < 20 * 8_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_cannot_be_a_case() -> None:

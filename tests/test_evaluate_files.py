@@ -104,10 +104,12 @@ def test_tables(tmp_path: Path) -> None:
     assert (well["name"], well["lesioned"], well["dice"], well["hd95_mm"]) == ("well", "0", "", "")
     rows = {row["metric"]: row for row in table(tmp_path / "out" / "summary.csv")}
     assert float(rows["dice_mean"]["value"]) == 1
-    # One lesioned subject: a value, no limits.
-    assert (rows["dice_mean"]["low_95"], rows["dice_mean"]["high_95"]) == ("", "")
+    # One lesioned subject: a value, no limits, though there is another without lesions.
+    for key in ("dice_mean", "auprc_pooled", "lesion_sensitivity", "scan_auroc:mask_ml"):
+        row = rows[key]
+        assert (row["subjects"], row["low_95"], row["high_95"]) == ("1", "", ""), key
+        assert row["value"] != ""
     assert rows["dice_oracle_mean"]["looks_at_labels"] == "1"
-    assert rows["auprc_pooled"]["subjects"] == "2"
 
 
 def test_json_on_stdout_is_the_file(tmp_path: Path, capsys: Captured) -> None:
@@ -288,6 +290,13 @@ def test_soft_masks_and_broken_scores_are_refused(tmp_path: Path, capsys: Captur
     save_nifti(tmp_path / "a" / "sick_score.nii.gz", score, AFFINE)
     assert evaluate(manifest, "--results", tmp_path / "a") == 42
     assert "NaN" in capsys.readouterr().err
+
+
+def test_a_score_map_of_zeros_shows_no_region(tmp_path: Path, capsys: Captured) -> None:
+    manifest = two_scans(tmp_path)
+    save_nifti(tmp_path / "a" / "sick_score.nii.gz", np.zeros(SHAPE, np.float32), AFFINE)
+    assert evaluate(manifest, "--results", tmp_path / "a") == 42
+    assert "no region to judge in" in capsys.readouterr().err
 
 
 def test_result_folders(tmp_path: Path) -> None:

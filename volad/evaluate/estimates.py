@@ -48,10 +48,10 @@ def estimate(
     scored = with_score & np.array([row.has_score for row in partners], bool)
     if scored.any():
         whole = total if (scored == with_score).all() else None
-        found |= pooled_estimates(histograms, scored, sampler, whole)
-        lesioned = scored & np.array([row.lesioned for row in rows])
-        found["dice_oracle_mean"] = oracle_mean(histograms, lesioned, sampler)
-        deployable = sampler.mean(np.where(lesioned, values["dice_mean"], np.nan))
+        lesioned = np.array([row.lesioned for row in rows], bool)
+        found |= pooled_estimates(histograms, scored, lesioned, sampler, whole)
+        found["dice_oracle_mean"] = oracle_mean(histograms, scored & lesioned, sampler)
+        deployable = sampler.mean(np.where(scored & lesioned, values["dice_mean"], np.nan))
         found["dice_gap"] = found["dice_oracle_mean"] - deployable
     return {key: found[key] for key in ordered(found) if np.isfinite(found[key].value)}
 

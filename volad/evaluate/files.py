@@ -148,12 +148,23 @@ def _region(
     found: Found, mask: Map, score: Map | None, brain: Map | None
 ) -> tuple[NDArray[np.bool_] | None, str]:
     if brain is not None:
-        return brain.as_mask(), REGIONS[0]
+        return _not_empty(brain.as_mask(), brain), REGIONS[0]
     if found.brain is not None:
-        return read_map(found.brain, mask).as_mask(), REGIONS[1]
+        beside = read_map(found.brain, mask)
+        return _not_empty(beside.as_mask(), beside), REGIONS[1]
     if score is not None:
-        return score.array != 0, REGIONS[2]
+        return _not_empty(score.array != 0, score), REGIONS[2]
     return None, REGIONS[3]
+
+
+def _not_empty(region: NDArray[np.bool_], source: Map) -> NDArray[np.bool_]:
+    # With no healthy voxel to compare with, whatever is scored would look perfect.
+    if not region.any():
+        raise InputError(
+            f"{source.path}: is 0 everywhere, so there is no region to judge in; give brain_mask "
+            "in the manifest"
+        )
+    return region
 
 
 def _sidecar(path: Path | None) -> Mapping[str, Any]:

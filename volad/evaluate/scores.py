@@ -50,6 +50,7 @@ def curves(total: ScoreHistogram) -> Curves:
 def pooled_estimates(
     histograms: Sequence[SparseHistogram],
     scored: NDArray[np.bool_],
+    lesioned: NDArray[np.bool_],
     sampler: Sampler,
     total: ScoreHistogram | None,
 ) -> dict[str, Estimate]:
@@ -58,12 +59,13 @@ def pooled_estimates(
     Args:
         histograms: of `N` scans.
         scored: `(N,)` which of them count.
+        lesioned: `(N,)` which have lesions: limits need two such subjects, however many others.
         sampler: draws of their subjects.
         total: histogram of the voxels of those that count, for numbers more exact than the coarse
             histograms give; None: there is none.
     """
     found = pooled(histograms, _all_and_drawn(sampler) * scored)
-    n = sampler.count(scored)
+    n = sampler.count(scored & lesioned)
     draws = {
         "auprc_pooled": found.average_precision,
         "auroc_pooled": found.auroc,

@@ -15,6 +15,9 @@ HEALTHY_RATES = (0.01, 0.05, 0.10)
 RULES = {
     "masks": "Dice, lesions, surfaces and volumes compare each mask as it was given with the "
     "expert mask, over the whole scan.",
+    "region": "The region is the manifest's brain_mask; else the brain mask beside the result "
+    "(volad segment --save-brain); else the voxels whose score is not 0, which leaves out brain "
+    "voxels that score exactly 0 and so changes AUROC and false-positive rates.",
     "scores": "AUPRC, AUROC and Dice at other thresholds are of the region's voxels and all lesion "
     "voxels; a lesion voxel outside the region counts as missed. Pooled: over the voxels of all "
     "scans, those without lesions included.",
@@ -31,7 +34,7 @@ RULES = {
     "inside the region and touches no expert lesion is false.",
     "intervals": "95 % bootstrap limits over subjects (percentiles); a subject counts as the mean "
     "of its scans in means, and with the sum of its voxels and lesions in pooled numbers. "
-    "Fewer than two subjects have no limits.",
+    "Fewer than two subjects (in pooled numbers: with lesions) have no limits.",
     "pooled_intervals": "The limits of pooled numbers come from scores rounded to within 1 %, the "
     "numbers themselves to within 0.05 %; `certain` bounds what the rounding can do.",
 }
