@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["InputError", "UsageError", "VoladError", "worker_died"]
+__all__ = ["Incomplete", "InputError", "Stopped", "UsageError", "VoladError", "worker_died"]
 
 
 class VoladError(Exception):
@@ -29,6 +29,26 @@ class InputError(VoladError):
     """
 
     exit_code = 42
+
+
+class Incomplete(VoladError):
+    """Some of several scans failed or are missing; what there is has been written."""
+
+    exit_code = 3
+
+
+class Stopped(VoladError):
+    """A signal ended a run in good order.
+
+    Args:
+        message: how far it came and how to go on.
+        number: the signal's; the exit code is a shell's, 128 above it (130 for Ctrl-C, 143 for
+            SIGTERM).
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
 
 
 def worker_died(scan: Path) -> VoladError:

@@ -68,11 +68,22 @@ class _Clock:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
 
-def prepare(preprocessing: Compose, scan: Scan | Volume | str) -> Sample:
-    """Read and preprocess one scan, timed; needs no network, so it can run in another process."""
+def prepare(
+    preprocessing: Compose,
+    scan: Scan | Volume | str,
+    before_step: Callable[[], None] = lambda: None,
+) -> Sample:
+    """Read and preprocess one scan, timed; needs no network, so it can run in another process.
+
+    Args:
+        preprocessing: the bundle's transforms.
+        scan: which one.
+        before_step: called before each of them; may raise to give the scan up.
+    """
     sample: Sample = {"image": scan}
     clock = _Clock()
     for step in preprocessing.transforms:
+        before_step()
         with clock(_name(step)):
             sample = step(sample)
     return {**sample, "seconds": clock.seconds}
@@ -120,20 +131,30 @@ class Pipeline:
         The healthy counterpart, from the same pass, is `healthy (C, *S)` on the model's grid, or
         None; `scan_scores` are those of `Method.scan_scores`.
         """
+        return self.to_scan(self.infer(sample))
+
+    def infer(self, sample: Sample) -> Sample:
+        """The method's own part of `score`: all that runs on the device, still on its grid."""
         clock = _Clock(dict(sample["seconds"]))
         with clock("model"):
             pred, counterpart = self._infer(sample["image"])
             scan_scores = self._scan_scores(sample["image"], pred, counterpart)
-        out: Sample = {
+        return {
             **sample,
             "pred": MetaTensor(pred, affine=sample["image"].affine),
             "healthy": counterpart,
             "scan_scores": scan_scores,
+            "seconds": clock.seconds,
         }
+
+    def to_scan(self, inferred: Sample) -> Sample:
+        """The rest of `score`: the bundle's steps on the map, up to the scan's grid."""
+        clock = _Clock(dict(inferred["seconds"]))
+        out = sample = inferred
         for step in self.map_steps:
             with clock(_name(step)):
                 out = step(out)
-        found = (out["pred"].numpy(), *scan_scores.values())
+        found = (out["pred"].numpy(), *sample["scan_scores"].values())
         if not all(np.isfinite(scores).all() for scores in found):
             raise VoladError(
                 f"{sample['volume'].scan.path}: the model gave scores that are not finite; "

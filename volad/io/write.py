@@ -48,7 +48,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     ending = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     unique = f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp{ending}"
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / unique
         try:
@@ -126,7 +126,7 @@ def ensure_writable(folder: Path | str) -> None:
     """
     folder = Path(folder)
     probe = folder / f".volad.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    with _writing(probe):
+    with writing(probe):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_bytes(b"volad")
@@ -141,7 +141,7 @@ def remove(path: Path | str) -> None:
         VoladError: the folder is read-only, or the like.
     """
     path = Path(path)
-    with _writing(path):
+    with writing(path):
         path.unlink(missing_ok=True)
 
 
@@ -189,7 +189,7 @@ def _header(scan: Nifti1Header, array: NDArray[Any], note: bytes) -> Nifti1Heade
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
