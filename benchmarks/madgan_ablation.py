@@ -34,7 +34,7 @@ from volad.data import HealthySet, read_split
 from volad.errors import UsageError
 from volad.io import write_json
 from volad.methods.madgan import MADGAN
-from volad.metrics import average_precision
+from volad.metrics import average_precision, bootstrap
 from volad.postprocess import MedianSmooth, Rim
 from volad.preprocess.align import load_template
 from volad.train import Trainer
@@ -102,13 +102,11 @@ def _stored(path: Path | None, settings: dict[str, Any]) -> dict[str, Variant]:
 
 
 def _row(name: str, variant: Variant, first: Variant) -> str:
-    gain = np.array(variant.found) - np.array(first.found)
-    draws = np.random.default_rng(0).choice(gain, (2000, len(gain))).mean(axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
+    gain = bootstrap.paired(np.array(variant.found), np.array(first.found))
     return (
         f"| {name} | {variant.error:.4f} | {np.mean(variant.found):.3f} "
-        f"| {gain.mean():+.3f} ({low:+.3f} to {high:+.3f}) "
-        f"| {variant.rises} of {len(gain)} "
+        f"| {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) "
+        f"| {variant.rises} of {len(variant.found)} "
         f"| {variant.seconds:.2f} ({variant.seconds / first.seconds:.1f}x) |"
     )
 

@@ -31,6 +31,7 @@ from volad import bundle
 from volad.data import HealthySet, read_split
 from volad.errors import UsageError
 from volad.methods.madgan import MADGAN
+from volad.metrics import bootstrap
 from volad.slab import SlabInferer
 
 Predict = Callable[[Tensor], Tensor]
@@ -109,9 +110,8 @@ def straight(slab: SlabInferer, known: Tensor) -> Tensor:
 
 
 def _interval(gains: NDArray[np.float64]) -> str:
-    draws = np.random.default_rng(0).choice(gains, (2000, len(gains))).mean(axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return f"{gains.mean():+.4f} ({low:+.4f} to {high:+.4f})"
+    found = bootstrap.interval(gains)
+    return f"{found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
 
 
 def _arguments() -> argparse.Namespace:

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from volad import bundle
 from volad.data import read_split
-from volad.metrics import average_precision
+from volad.metrics import average_precision, bootstrap
 from volad.pipeline import Pipeline, prepare
 from volad.postprocess import ToScan
 from volad.preprocess.align import load_template
@@ -51,12 +51,10 @@ def main() -> None:
     print("| bundle | scans | AUPRC on painted lesions | first bundle minus this one (95 %) |")
     print("|---|---|---|---|")
     for j, root in enumerate(roots):
-        gain = found[:, 0] - found[:, j]
-        draws = np.random.default_rng(0).choice(gain, (2000, len(gain))).mean(axis=1)
-        low, high = np.percentile(draws, [2.5, 97.5])
+        gain = bootstrap.paired(found[:, 0], found[:, j])
         print(
             f"| {root.name} | {len(rows)} | {found[:, j].mean():.3f} "
-            f"| {gain.mean():+.3f} ({low:+.3f} to {high:+.3f}) |"
+            f"| {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) |"
         )
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from painted import painted
 from scipy.stats import binomtest
 from tqdm import tqdm
@@ -28,6 +27,7 @@ from tqdm import tqdm
 from volad import bundle
 from volad.data import read_split
 from volad.errors import UsageError
+from volad.metrics import bootstrap
 from volad.pipeline import Pipeline, prepare
 
 ML = "ml above the threshold"
@@ -68,26 +68,11 @@ def main() -> None:
     for (name, score), values in healthy.items():
         before, after = np.array(values), np.array(lesioned[name, score])
         rises = f"{(after > before).sum()} of {len(rows)}"
-        print(f"| {name} | {score} | {auroc(before, after)} | {rises} |")
+        auc = bootstrap.auroc_interval(before, after, same_subjects=True)
+        limits = f"{auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})"
+        print(f"| {name} | {score} | {limits} | {rises} |")
     if folders:
         _print_ranks([folder.name for folder in folders], healthy, patients)
-
-
-def auroc(healthy: NDArray[np.float64], lesioned: NDArray[np.float64]) -> str:
-    """Over pairs of different subjects, ties as a half, with its bootstrap interval.
-
-    Both arrays hold one score a subject, in one order.
-    """
-    above = lesioned[:, None] - healthy
-    wins = (np.sign(above) + 1) / 2
-    np.fill_diagonal(wins, 0)  # nobody has the same scan without the lesions to compare with
-    n = len(healthy)
-    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), 2000).astype(float)
-    # How often each subject is drawn weighs its pairs; a draw of one subject alone has none.
-    times = np.vstack([np.ones(n), draws[(draws > 0).sum(axis=1) > 1]])
-    found = ((times @ wins) * times).sum(axis=1) / (n**2 - (times**2).sum(axis=1))
-    low, high = np.percentile(found[1:], [2.5, 97.5])
-    return f"{found[0]:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _print_ranks(names: list[str], healthy: Scores, patients: Scores) -> None:
