@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from io_helpers import save_nifti
 
-from volad.evaluate import Case
+from volad.cli import main
+from volad.evaluate import Case, Evaluation, Settings, Survey
+from volad.evaluate.evaluation import Summary
 
 SHAPE = (12, 12, 12)
 AFFINE = np.diag([1.0, 2.0, 1.5, 1.0])  # 3 mm³ a voxel
@@ -101,3 +103,68 @@ def case(name: str = "x", **changes: Any) -> Case:
         "spacing_mm": (1.0, 2.0, 1.5),
     }
     return Case(**{**values, **changes})
+
+
+EMPTY = np.zeros(SHAPE, bool)
+FAST = Settings(draws=200)
+
+
+def judged(cases: Sequence[Case], settings: Settings = FAST) -> Evaluation:
+    """An evaluation in two passes."""
+    survey = Survey()
+    for one in cases:
+        survey.add(one)
+    evaluation = Evaluation(settings, survey.thresholds())
+    for one in cases:
+        evaluation.add(one)
+    return evaluation
+
+
+def values(summary: Summary) -> dict[str, float]:
+    return {key: one.value for key, one in summary.estimates.items()}
+
+
+def several(lift: float = 0.6, n: int = 6) -> list[Case]:
+    """Scans with two lesions each, and half as many without, at two sites."""
+    cases = []
+    for k in range(n + n // 2):
+        lesion = block((2, 2, 2), (6, 6, 5)) if k < n else EMPTY
+        score = noisy(k, lesion, lift)
+        cases.append(
+            case(
+                f"s{k}",
+                score=score,
+                mask=score > 0.99,
+                lesion=lesion if k < n else None,
+                region=score != 0,
+                groups={"site": "AB"[k % 2]},
+                scan_scores={"mean": float(score.mean())},
+            )
+        )
+    return cases
+
+
+def evaluate(manifest: Path, *options: object) -> int:
+    """`volad evaluate MANIFEST ...` with few draws, into `out` beside the manifest."""
+    words = [manifest, "-o", manifest.parent / "out", "--draws", 100, *options]
+    return main(["evaluate", *map(str, words)])
+
+
+def facts(manifest: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((manifest.parent / "out" / "evaluation.json").read_text())
+    return found
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def two_scans(root: Path) -> Path:
+    """One scan whose mask is the expert's, one without lesions and with an empty mask."""
+    lesion = block((2, 2, 2))
+    save_nifti(root / "lesion.nii.gz", lesion.astype(np.uint8), AFFINE)
+    save_result(root / "a", "sick", lesion, noisy(0, lesion))
+    save_result(root / "a", "well", lesion & False, noisy(1, lesion & False))
+    rows = [{"image": "T1/sick.nii.gz", "lesion": "lesion.nii.gz"}, {"image": "T1/well.nii.gz"}]
+    return save_manifest(root / "manifest.csv", rows)

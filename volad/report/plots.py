@@ -12,7 +12,7 @@ __all__ = ["Axis", "Series", "chart"]
 #: Kept apart by people who see few colours too (Okabe and Ito), light enough for a dark page.
 COLOURS = ("#56b4e9", "#e69f00", "#2fc89a", "#d67fb0", "#f0e442", "#e8703a", "#9aa4ff", "#c9ccd1")
 WIDTH, HEIGHT = 460, 320
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 62, 24, 12, 46
 
 
 @dataclass(frozen=True)
