@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from volad import bundle, skeleton
 from volad.cache import fill_cache
-from volad.calibrate import Calibration, collect
+from volad.calibrate import Calibration, Promise
+from volad.calibrate.measure import describe_steps, measure_all, refuse_known
+from volad.calibrate.target import TRAINED_ON, save, target, trained_on
 from volad.data import read_split
-from volad.errors import UsageError, VoladError
-from volad.io import Scan, find_scans, write_json
+from volad.errors import UsageError
+from volad.io import Scan, find_scans, input_sha256, write_json
 from volad.outputs import Outcome
-from volad.pipeline import Pipeline, prepare
+from volad.pipeline import Pipeline
 from volad.preprocess.intensity import learn_landmarks
 
 __all__ = ["calibrate", "device_setting", "segment", "train"]
@@ -126,6 +127,8 @@ def train(
     rows = {
         name: read_split(Path(manifest), Path(data_dir), name) for name in ("train", "validation")
     }
+    # What cannot be calibrated need not be trained.
+    Promise(rate=rate).eased(len(rows["validation"])).require(len(rows["validation"]))
     recipe: dict[str, Any] = {
         "arguments": dict(arguments or {}),
         "modality": modality,
@@ -163,7 +166,13 @@ def train(
     )
     bundle.build(parser, "initialize")
     bundle.build(parser, "train::trainer").run()
-    return calibrate(folder, [row.scan for row in rows["validation"]], rate=rate, device=device)
+    learned = [
+        {"subject": row.subject, "sha256": row.sha256 or input_sha256(row.scan)}
+        for row in rows["train"]
+    ]
+    write_json(folder / "models" / TRAINED_ON, {"scans": learned})
+    healthy = [row.scan for row in rows["validation"]]
+    return calibrate(folder, healthy, rate=rate, device=device, output=folder)
 
 
 def _learn_landmarks(
@@ -183,36 +192,32 @@ def calibrate(
     root: str | os.PathLike[str],
     healthy: Sequence[Scan] | str | os.PathLike[str],
     *,
+    promise: Promise | None = None,
     rate: float = DEFAULT_RATE,
     device: str = "auto",
+    output: str | os.PathLike[str] | None = None,
 ) -> Calibration:
     """Set a bundle's threshold from healthy scans that it was not trained on.
 
     Args:
         root: folder of the bundle; its `models/calibration.json` is written.
-        healthy: the scans, or what `volad.io.find_scans` takes.
-        rate: the promise: mean share of a healthy scan's brain voxels above the threshold.
+        healthy: the scans, or what `volad.io.find_scans` takes; all distinct, none trained on.
+        promise: what to keep; refused where the scans are too few for it.
+        rate: without `promise`: mean share of a healthy scan's brain voxels above the threshold;
+            with fewer than 9 scans, a scan counts less (`Promise.eased`).
         device: where the method runs.
+        output: folder for a calibrated copy of the bundle, which then stays as it is.
     """
     folder = bundle.find(root)
+    into = target(folder, output, bundle.shelf())
     scans = find_scans(Path(healthy)) if isinstance(healthy, (str, os.PathLike)) else list(healthy)
+    promise = promise or Promise(rate=rate).eased(len(scans))
+    promise.require(len(scans))  # before an hour's work, and again for those that were measured
+    refuse_known(scans, trained_on(folder))
     parser = bundle.open_config(
         folder, "inference", {"device": device_setting(device), "threshold": 0.0}
     )
     pipeline: Pipeline = bundle.build(parser, "pipeline")
-    tails, used = collect(_scored(pipeline, scans))
-    found = Calibration.fit(tails, rate, used)
-    write_json(folder / "models" / "calibration.json", found.to_json())
+    found = Calibration.fit(measure_all(pipeline, scans), promise, describe_steps(pipeline))
+    save(folder, into, found.to_json())
     return found
-
-
-def _scored(
-    pipeline: Pipeline, scans: Sequence[Scan]
-) -> Iterator[tuple[dict[str, str], Mapping[str, Any]]]:
-    """Score scans for calibration: one that fails stops it, since leaving it out would flatter."""
-    for scan in tqdm(scans, desc="calibrate", unit="scan", disable=None):
-        try:
-            sample = pipeline.score(prepare(pipeline.preprocessing, scan))
-        except VoladError as error:
-            raise type(error)(f"{error}; or leave the scan out of the calibration") from error
-        yield {"name": scan.name, "sha256": sample["volume"].sha256}, sample

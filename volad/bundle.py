@@ -50,7 +50,7 @@ class Identity:
         weights_sha256: of `models/model.pt`; empty where there is none.
         modality: `mr` or `ct`.
         method: name of the method.
-        calibration: how the threshold was found, without the tables of scores and scans.
+        calibration: how the threshold was found, without the tables of scores, counts and scans.
     """
 
     name: str
@@ -191,11 +191,23 @@ def network_def(root: str | os.PathLike[str]) -> dict[str, Any]:
     return settings
 
 
-def identity(root: str | os.PathLike[str]) -> Identity:
-    """Read a bundle's identity from its files; imports no torch."""
+def identity(
+    root: str | os.PathLike[str],
+    rate: float | None = None,
+    promise: Mapping[str, Any] | None = None,
+) -> Identity:
+    """Read a bundle's identity from its files; imports no torch.
+
+    Args:
+        root: folder of the bundle.
+        rate: as for `volad.calibrate.load_threshold`: what its calibration is to promise instead.
+        promise: likewise.
+    """
+    from volad import calibrate
+
     folder = Path(root).resolve()
     metadata = _read_json(folder / "configs" / "metadata.json")
-    calibration = _read_json(folder / "models" / "calibration.json", missing={})
+    stored = folder / "models" / "calibration.json"
     weights = folder / "models" / "model.pt"
     target = str(network_def(folder)["_target_"])
     return Identity(
@@ -204,16 +216,14 @@ def identity(root: str | os.PathLike[str]) -> Identity:
         weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else "",
         modality="ct" if metadata.get("modality") == "ct" else "mr",
         method=target.split(".")[-2],
-        calibration={k: v for k, v in calibration.items() if k not in ("tails", "scans")},
+        calibration=calibrate.facts_for(stored, rate, promise) if stored.exists() else {},
     )
 
 
-def _read_json(path: Path, missing: Any = None) -> Any:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        if missing is not None:
-            return missing
         raise UsageError(f"{path}: missing; this is no whole bundle") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not readable as JSON ({error})") from error

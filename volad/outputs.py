@@ -17,6 +17,8 @@ import torch
 
 import volad
 from volad.bundle import Identity
+from volad.calibrate.calibration import steps_keep
+from volad.calibrate.measure import describe_steps
 from volad.errors import UsageError
 from volad.io import Scan, remove, write_json, write_map, write_mask, write_text
 from volad.pipeline import Pipeline, Result
@@ -192,7 +194,7 @@ def sidecar(result: Result, pipeline: Pipeline, identity: Identity) -> dict[str,
         },
         "flags": list(result.flags),
         "bundle": identity.facts(),
-        "threshold": _threshold(result.threshold, identity),
+        "threshold": _threshold(result.threshold, pipeline, identity),
         "scan_scores": result.scan_scores,
         "preprocessing": result.facts,
         "postprocessing": {
@@ -214,13 +216,23 @@ def sidecar(result: Result, pipeline: Pipeline, identity: Identity) -> dict[str,
     }
 
 
-def _threshold(value: float, identity: Identity) -> dict[str, Any]:
-    """What the mask was cut at; the bundle's promise holds only for the bundle's threshold."""
-    calibrated = value == identity.calibration.get("threshold")
+def _threshold(value: float, pipeline: Pipeline, identity: Identity) -> dict[str, Any]:
+    """What the mask was cut at, and what it promises; null where nothing is promised.
+
+    A calibration's promise holds for its own threshold only and, where it is one on lesions, for
+    masks that lesions were counted in.
+    """
+    found = identity.calibration
+    calibrated = value == found.get("threshold")
+    promise = found.get("promise", {}) if calibrated else None
+    if promise and promise.get("of") in ("false_mm3", "false_lesions"):
+        kept = steps_keep(found.get("mask_steps", ()), describe_steps(pipeline))
+        promise = promise if kept else None
     return {
         "value": value,
         "source": "calibration" if calibrated else "user",
-        "calibration": dict(identity.calibration),
+        "promise": promise or None,
+        "calibration": dict(found),
     }
 
 

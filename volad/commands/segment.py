@@ -45,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help="on the score, in place of the calibrated one")  # fmt: skip
     cut.add_argument("--healthy-fpr", type=number(0, 1), metavar="R", help="calibrated threshold "
                      "for this share of false-positive voxels in healthy scans")  # fmt: skip
+    cut.add_argument("--false-mm3", type=number(0), metavar="V", help="calibrated threshold "
+                     "for so many mm³ of false-positive lesions a healthy scan")  # fmt: skip
+    cut.add_argument("--false-lesions", type=number(0), metavar="N", help="calibrated threshold "
+                     "for so many false-positive lesions a healthy scan")  # fmt: skip
     add("--min-lesion-mm3", type=number(0, or_equal=True), metavar="V",
         help="smaller lesions are dropped")  # fmt: skip
     add("--save-score", action=switch, default=None, help="write the score map [yes]")
@@ -75,12 +79,21 @@ def run(args: argparse.Namespace) -> int:
             args,
             "brain_mask", "volume", "series", "workers", "amp", "threshold", "healthy_fpr",
             "min_lesion_mm3", "save_score", "save_healthy", "save_brain", "stats", "report",
-        ) | ({"inferer::overlap": args.overlap} if args.overlap is not None else {}),
+        ) | ({"inferer::overlap": args.overlap} if args.overlap is not None else {})
+        | _promise(args),
     )  # fmt: skip
     failed = [o for o in outcomes if o.error]
     if not failed:
         return 0
     return failed[0].exit_code if len(outcomes) == 1 else SOME_FAILED
+
+
+def _promise(args: argparse.Namespace) -> dict[str, object]:
+    """The bundle's setting for a promise on false lesions, where one is asked for."""
+    for of in ("false_mm3", "false_lesions"):
+        if (rate := getattr(args, of)) is not None:
+            return {"promise": {"of": of, "rate": rate}}
+    return {}
 
 
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
