@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Incomplete", "InputError", "Stopped", "UsageError", "VoladError", "worker_died"]
+__all__ = [
+    "Incomplete",
+    "InputError",
+    "OtherKindError",
+    "Stopped",
+    "UsageError",
+    "VoladError",
+    "worker_died",
+]
 
 
 class VoladError(Exception):
@@ -29,6 +39,24 @@ class InputError(VoladError):
     """
 
     exit_code = 42
+
+
+class OtherKindError(InputError):
+    """A scan is of another kind than the bundle knows, such as another contrast.
+
+    Args:
+        message: what is odd about it.
+        facts: what the sidecar says (`volad.scan_check.ScanCheck.facts`).
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, facts: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.facts = dict(facts or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.facts)  # an argument more than a plain exception has
 
 
 class Incomplete(VoladError):

@@ -200,7 +200,9 @@ def template_fit(scan: NDArray[np.float32], brain: NDArray[np.bool_]) -> tuple[f
     if rows.sum() < 1000:  # nothing to fit on
         return overlap, 0.0
     maps = (template.t1, template.grey, template.white)
-    design = np.stack([m[rows] for m in maps] + [np.ones(int(rows.sum()))], axis=1)
+    design = np.ones((int(rows.sum()), 4))
+    for column, values in enumerate(maps):
+        design[:, column] = values[rows]
     target = scan[rows].astype(np.float64)
     fit = design @ np.linalg.lstsq(design, target, rcond=None)[0]
     spread = float(target.std() * fit.std())

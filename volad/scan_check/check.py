@@ -25,9 +25,6 @@ MARGIN = 1.5
 #: And never nearer than this: some of the largest distances of real T1 scans of other scanners
 #: are half of it, other contrasts lie at twice as far (benchmarks/scan_check.py).
 LEAST_LIMIT = 3.0
-#: Oddities named in a line.
-NAMED = 2
-
 FAMILIES: tuple[Family, ...] = ("kind", "quality")
 SCORE = "score_"
 
@@ -155,7 +152,7 @@ class ScanCheck:
             scans: name and sha256 of each.
             widen: raise the limit, so that scans like all of these are no longer refused.
         """
-        distances = {
+        distances: dict[str, tuple[float, ...]] = {
             family: tuple(self.distance(one, family) for one in found) for family in FAMILIES
         }
         furthest = max(distances["kind"], default=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from monai.data import MetaTensor
 
 from volad.errors import InputError
 from volad.preprocess.steps import Sample
-from volad.scan_check.check import FAMILIES, LEAST_LIMIT, MARGIN, ScanCheck, Usual
+from volad.scan_check.check import LEAST_LIMIT, MARGIN, ScanCheck, Usual
 from volad.scan_check.measure import kind_of, quality_of, reconstruction_of
 from volad.scan_check.vary import vary
 from volad.scan_check.words import FEATURES, of_scan_score
@@ -53,7 +54,7 @@ def fit(
     the quality are of the scans as they are.
 
     Args:
-        pipeline: of the bundle, trained.
+        pipeline: of the bundle, trained; without a scan check.
         train: samples before the intensity scale (`cached_samples`); read once.
         validation: as `train`.
         scans: name and sha256 of each of `validation`.
@@ -68,18 +69,15 @@ def fit(
     known = [measure(pipeline, scale(sample)) for sample in validation]
     if not plain or not known:
         raise InputError("a scan check needs healthy scans of the splits train and validation")
-    empty = {family: () for family in FAMILIES}
-    check = ScanCheck(_ranges(plain, varied), LEAST_LIMIT, empty, (), len(plain))
-    check = check.recalibrated(known, scans)
+    check = ScanCheck(_ranges(plain, varied), LEAST_LIMIT, {}, (), len(plain))
     furthest = max(check.distance(found, "kind") for found in [*plain, *known])
-    return ScanCheck(
-        check.usual, max(LEAST_LIMIT, MARGIN * furthest), check.distances, check.scans, len(plain)
-    )
+    wide = replace(check, limit=max(LEAST_LIMIT, MARGIN * furthest))
+    return wide.recalibrated(known, scans)
 
 
 def measure(pipeline: Pipeline, sample: Sample) -> Found:
     """All features of a preprocessed sample."""
-    inferred = pipeline.infer({**sample, "seconds": {}}, check=False)
+    inferred = pipeline.infer({**sample, "seconds": {}})
     return {
         **kind_of(sample),
         **quality_of(sample),
