@@ -69,10 +69,10 @@ def test_a_prediction_on_an_ignored_and_another_lesion_is_true() -> None:
 
 
 def test_a_lesion_of_just_the_least_size_counts_though_its_volume_rounds() -> None:
-    lesion = boxes(box(0, 1), (slice(5, 8), slice(5, 6), slice(5, 6)))
-    assert match(lesion, lesion, 0.1, min_mm3=0.3).counts.lesions == 1
-    # 0.1 + 0.1 + 0.1 rounds up, 3 * 0.1 too, and 10 / 3 three times down.
-    assert match(lesion, lesion, 10 / 3 * (1 - 1e-16), min_mm3=10).counts.lesions == 1
+    lesion = boxes((slice(0, 7), slice(0, 7), slice(0, 1)))
+    assert 49 * (1 / 49) < 1
+    assert match(lesion, lesion, 1 / 49, min_mm3=1).counts.lesions == 1
+    assert match(lesion, lesion, 1 / 49, min_mm3=1.01).counts.lesions == 0
 
 
 def test_counts_add_up_over_scans() -> None:

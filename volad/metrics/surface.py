@@ -82,8 +82,7 @@ def _surfaces(
     mask: NDArray[np.bool_], lesion: NDArray[np.bool_], spacing_mm: Sequence[float]
 ) -> list[tuple[Floats, Floats]]:
     """For the mask's surface, then the expert's: each piece's distance to the other, and area."""
-    # With a rim, so that the surfaces are closed.
-    a, b = (torch.from_numpy(np.pad(one, 1)) for one in (mask, lesion))
+    a, b = (torch.from_numpy(np.ascontiguousarray(one)) for one in (mask, lesion))
     with warnings.catch_warnings():
         # MONAI 1.6 warns of an argument that it hands to itself.
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy")
