@@ -141,6 +141,7 @@ def test_sidecar_table_summary_and_mask_agree(
     assert sum(int(row["voxels"]) for row in rows) == mask.sum()
     assert sidecar(outcome)["lesions"] == {
         "count": len(rows),
+        "voxels": mask.sum(),
         "mm3": pytest.approx(mask.sum() * 64),
     }
     assert outcome.summary == {
@@ -210,7 +211,7 @@ def test_a_scan_without_lesions_has_whole_results(
 ) -> None:
     outcome = written(tmp_path, scan, replace(result, mask=np.zeros_like(result.mask)), run)
     assert not voxels(outcome.files["mask"]).any()
-    assert sidecar(outcome)["lesions"] == {"count": 0, "mm3": 0}
+    assert sidecar(outcome)["lesions"] == {"count": 0, "voxels": 0, "mm3": 0}
     assert outcome.files["lesions"].read_text().count("\n") == 1
     assert outcome.summary["Num_Vox"] == 0
 

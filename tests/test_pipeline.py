@@ -258,34 +258,3 @@ def test_a_batch_started_by_monai_fails_loudly(tmp_path: Path) -> None:
     with pytest.raises(VoladError, match=r"1 of 2 scans failed; .*a\.nii\.gz: is not a NIfTI"):
         batch.run()
     assert (tmp_path / "out" / "b_mask.nii.gz").is_file()
-
-
-def test_preprocessing_in_workers_is_bounded(
-    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However slow the model, no more samples wait than there are workers, and one."""
-    submitted, consumed, most = 0, 0, 0
-
-    class Pool:
-        def __init__(self, *_: Any) -> None: ...
-
-        def __enter__(self) -> Pool:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-
-        def submit(self, *_: Any) -> Any:
-            nonlocal submitted, most
-            submitted += 1
-            most = max(most, submitted - consumed)
-            return type("Done", (), {"result": lambda _: VoladError("not run")})()
-
-    monkeypatch.setattr("volad.batch.ProcessPoolExecutor", Pool)
-    scans = find_scans(scan) * 10
-    batch = Batch(
-        pipeline(ready_bundle()), scans, tmp_path, bundle.identity(ready_bundle()), workers=2
-    )
-    for _ in batch._prepared():
-        consumed += 1
-    assert (submitted, consumed) == (10, 10)
-    assert most == 3

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import platform
 import resource
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,10 @@ from volad.calibrate.calibration import steps_keep
 from volad.calibrate.measure import describe_steps
 from volad.errors import UsageError
 from volad.io import Scan, remove, write_json, write_map, write_mask, write_text
+from volad.io.digest import sha256_of
 from volad.pipeline import Pipeline, Result
+from volad.provenance import parameters, scan_parameters
+from volad.report.batch import statistics_csv
 from volad.report.lesions import find_lesions, lesions_csv, summary_row
 from volad.report.page import render_page
 
@@ -37,7 +38,20 @@ KINDS = (
     "report.html",
     "mask.json",
 )
+#: What differs between two runs that do the same.
+MEASURED = ("seconds", "peak_memory")
 NIFTI = (".nii.gz", ".nii")
+#: The same as BIDS derivatives; what is no lesion mask has other entities, so that tools which look
+#: for `label-L` find the mask alone.
+BIDS_KINDS = {
+    "mask.nii.gz": "space-orig_label-L_desc-volad_mask.nii.gz",
+    "score.nii.gz": "space-orig_desc-volad_score.nii.gz",
+    "healthy.nii.gz": "space-orig_desc-healthy_{suffix}.nii.gz",
+    "brainmask.nii.gz": "space-orig_label-brain_desc-volad_mask.nii.gz",
+    "lesions.csv": "space-orig_desc-volad_lesions.csv",
+    "report.html": "desc-volad_report.html",
+    "mask.json": "space-orig_label-L_desc-volad_mask.json",
+}
 
 
 @dataclass(frozen=True)
@@ -61,17 +75,18 @@ class Outputs:
     report: bool = True
 
     @property
-    def _is_file(self) -> bool:
+    def is_file(self) -> bool:
+        """Whether the target is the one mask, not a folder."""
         return self.target.name.endswith(NIFTI)
 
     @property
     def folder(self) -> Path:
         """The folder that all results lie below."""
-        return self.target.parent if self._is_file else self.target
+        return self.target.parent if self.is_file else self.target
 
     def check(self, scans: Sequence[Scan]) -> None:
         """Refuse a mask path for several scans, one that is not packed, and the scan itself."""
-        if not self._is_file:
+        if not self.is_file:
             return
         if len(scans) != 1:
             raise UsageError(
@@ -82,9 +97,16 @@ class Outputs:
         if self.target.resolve() == scans[0].path.resolve():
             raise UsageError(f"{self.target}: is the scan itself; name another file or a folder")
 
+    def wanted(self) -> list[str]:
+        """Names of the optional outputs that are asked for."""
+        flags = ("save_score", "save_healthy", "save_brain", "stats", "report")
+        return [name for name in flags if getattr(self, name)]
+
     def path(self, scan: Scan, kind: str) -> Path:
         """Path of `mask.nii.gz`, `score.nii.gz`, `mask.json`, ... for a scan."""
-        if not self._is_file:
+        if not self.is_file:
+            if scan.bids_suffix:
+                kind = BIDS_KINDS[kind].format(suffix=scan.bids_suffix)
             return self.target / scan.group / f"{scan.name}_{kind}"
         if kind == "mask.nii.gz":
             return self.target
@@ -105,6 +127,9 @@ class Outcome:
         flags: lines that the user must see.
         error: what went wrong, in one line; empty where nothing did.
         exit_code: 0, or the error's.
+        seconds: wall time per stage.
+        peak_memory: MiB of the process, and of the device, when it was written.
+        resumed: whether an earlier run's results still hold, so that nothing was done.
     """
 
     scan: Scan
@@ -114,12 +139,45 @@ class Outcome:
     flags: tuple[str, ...] = ()
     error: str = ""
     exit_code: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory: dict[str, int] = field(default_factory=dict)
+    resumed: bool = False
+
+    @property
+    def name(self) -> str:
+        """What tables call the scan: its output's name with the sub-folder before it."""
+        return (self.scan.group / self.scan.name).as_posix()
+
+    def row(self) -> dict[str, Any]:
+        """What tables and JSON lines tell of it, without its files."""
+        return {
+            "name": self.name,
+            "exit_code": self.exit_code,
+            "error": self.error,
+            **self.summary,
+            "scan_scores": self.scan_scores,
+            "flags": list(self.flags),
+        }
 
 
 def write_outputs(
-    outputs: Outputs, scan: Scan, result: Result, pipeline: Pipeline, identity: Identity
+    outputs: Outputs,
+    scan: Scan,
+    result: Result,
+    pipeline: Pipeline,
+    identity: Identity,
+    made_with: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Write one scan's results; each file whole or not at all, the sidecar last.
+
+    Args:
+        outputs: where to and which.
+        scan: the scan.
+        result: what was found in it.
+        pipeline: what found it.
+        identity: the bundle.
+        made_with: `volad.provenance.scan_parameters` from before the scan was read, by which
+            `--resume` knows the results; by default taken now.
 
     Raises:
         VoladError: the disk is full or read-only.
@@ -128,7 +186,14 @@ def write_outputs(
     lesions = find_lesions(result.mask, result.score, volume.affine)
     facts = sidecar(result, pipeline, identity)
     scalars = {k: v for k, v in result.scan_scores.items() if not isinstance(v, list)}
-    facts["lesions"] = {"count": len(lesions), "mm3": sum(x.volume_mm3 for x in lesions)}
+    facts["lesions"] = {
+        "count": len(lesions),
+        "voxels": sum(x.voxels for x in lesions),
+        "mm3": sum(x.volume_mm3 for x in lesions),
+    }
+    facts["parameters"] = made_with or scan_parameters(
+        parameters(pipeline, identity, outputs), scan
+    )
     files = {"mask": outputs.path(scan, "mask.nii.gz")}
     # An earlier run's files must not stand beside a new mask; the sidecar, which vouches for the
     # others, goes first.
@@ -149,14 +214,17 @@ def write_outputs(
         write_text(files["lesions"], lesions_csv(lesions))
     if outputs.report:
         files["report"] = outputs.path(scan, "report.html")
-        # A number for each of a hundred slices is for programs.
-        shown = {**facts, "scan_scores": scalars}
+        # A number for each of a hundred slices is for programs; times would make the page of the
+        # same result another file each time.
+        shown = {k: v for k, v in facts.items() if k not in MEASURED} | {"scan_scores": scalars}
         write_text(files["report"], _page(result, lesions, shown, identity))
+    facts["outputs"] = {
+        kind: {"file": path.name, "sha256": sha256_of([path])} for kind, path in files.items()
+    }
     files["sidecar"] = outputs.path(scan, "mask.json")
     write_json(files["sidecar"], facts)
-    name = (scan.group / scan.name).as_posix()
-    summary = summary_row(name, lesions, int(result.mask.sum()))
-    return Outcome(scan, files, summary, scalars, result.flags)
+    outcome = Outcome(scan, files, {}, scalars, result.flags, **{k: facts[k] for k in MEASURED})
+    return replace(outcome, summary=summary_row(outcome.name, lesions, int(result.mask.sum())))
 
 
 def _page(result: Result, lesions: Any, facts: dict[str, Any], identity: Identity) -> str:
@@ -242,19 +310,5 @@ def _peak_mib() -> float:
 
 
 def write_statistics(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """One row a scan: lesions in LST-AI's columns, `scan_*` scores, flags, and how it ended.
-
-    Scores have a column where any scan has them, so that one that failed does not shift the table.
-    """
-    outcomes = list(outcomes)
-    names = dict.fromkeys(key for o in outcomes for key in o.scan_scores)
-    text = io.StringIO()
-    columns = [*summary_row("", [], 0), *(f"scan_{key}" for key in names), "flags", "error"]
-    table = csv.DictWriter(text, columns, lineterminator="\n")
-    table.writeheader()
-    for o in outcomes:
-        name = (o.scan.group / o.scan.name).as_posix()
-        scores = {f"scan_{key}": f"{value:.6g}" for key, value in o.scan_scores.items()}
-        ended = {"flags": "; ".join(o.flags), "error": o.error}
-        table.writerow({"Name": name, **o.summary, **scores, **ended})
-    write_text(path, text.getvalue())
+    """Write the table of several scans (`volad.report.batch.statistics_csv`)."""
+    write_text(path, statistics_csv([outcome.row() for outcome in outcomes]))

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from volad import bundle
+from volad.batch.shards import shard_of
 from volad.commands.arguments import add_machine, at_least, given, number, set_threads
 from volad.errors import UsageError
 
@@ -36,7 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the scan's brain mask, on its own grid")  # fmt: skip
     add("--volume", type=at_least(0), metavar="K", help="which volume of a 4D file, from 0")
     add("--series", metavar="ID", help="which DICOM series of a folder")
-    add("--workers", type=at_least(0), metavar="N", help="processes that preprocess ahead [0]")
+    add("--workers", type=at_least(0), metavar="N", help="processes that preprocess ahead [from "
+        "four scans on as many as CPU threads, at most 8; else 0]")  # fmt: skip
+    add("--resume", action="store_true", default=None,
+        help="leave out scans whose results, made from the same bytes with the same settings, are "
+        "whole")  # fmt: skip
+    add("--num-shards", type=_shards, metavar="N", help="share the scans among N runs; auto: as "
+        "many as the SLURM array has tasks")  # fmt: skip
+    add("--shard-index", type=at_least(0), metavar="K", help="which of them this is, from 0 "
+        "[$JOB_COMPLETION_INDEX, or the place of $SLURM_ARRAY_TASK_ID in its array]")  # fmt: skip
+    add("--bids", action=switch, default=None, help="the input is a BIDS data set, and so will be "
+        "the output [where it has a dataset_description.json]")  # fmt: skip
+    add("--bids-suffix", metavar="NAME", help="its contrast [the bundle's, such as T1w]")
     add("--overlap", type=number(0, 0.9, or_equal=True), metavar="R",
         help="share by which windows overlap, for bundles with patches")  # fmt: skip
     add("--amp", action=switch, default=None, help="bfloat16 autocast")
@@ -79,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
             args,
             "brain_mask", "volume", "series", "workers", "amp", "threshold", "healthy_fpr",
             "min_lesion_mm3", "save_score", "save_healthy", "save_brain", "stats", "report",
-        ) | ({"inferer::overlap": args.overlap} if args.overlap is not None else {})
+            "resume", "bids", "bids_suffix",
+        ) | _shard(args) | ({"inferer::overlap": args.overlap} if args.overlap is not None else {})
         | _promise(args),
     )  # fmt: skip
     failed = [o for o in outcomes if o.error]
@@ -96,14 +109,26 @@ def _promise(args: argparse.Namespace) -> dict[str, object]:
     return {}
 
 
+def _shards(text: str) -> str:
+    """A number of shards, or `auto`."""
+    return text if text == "auto" else str(at_least(1)(text))
+
+
+_shards.__name__ = "number of shards"
+
+
+def _shard(args: argparse.Namespace) -> dict[str, int]:
+    """Which shard this is; nothing without shards, since older bundles know none."""
+    shards, index = shard_of(args.num_shards, args.shard_index, os.environ)
+    return {"num_shards": shards, "shard_index": index} if shards > 1 else {}
+
+
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
-    name = (outcome.scan.group / outcome.scan.name).as_posix()
     for flag in outcome.flags:
         log.warning("%s: %s", outcome.scan.path, flag)
     if as_json:
         files = {kind: os.fspath(path) for kind, path in outcome.files.items()}
-        row = {"name": name, "exit_code": outcome.exit_code, "error": outcome.error}
-        facts = {**row, "files": files, **outcome.summary, "scan_scores": outcome.scan_scores}
-        print(json.dumps({**facts, "flags": outcome.flags}), flush=True)
+        more = {"resumed": outcome.resumed, "seconds": outcome.seconds}
+        print(json.dumps({**outcome.row(), "files": files, **more}), flush=True)
     elif not outcome.error:
         print(outcome.files["mask"], flush=True)

@@ -30,6 +30,9 @@ class Scan:
         brain_mask: file with the scan's brain mask, if the user has one.
         group: sub-folder to keep in outputs, relative.
         series: id of the DICOM series, where the folder or zip holds several.
+        bids_suffix: `T1w` or the like of a scan in a BIDS data set, whose outputs are named as BIDS
+            derivatives; empty for any other. `name` is then the scan's entities, and `group` its
+            folder, `sub-01/ses-02/anat`.
     """
 
     path: Path
@@ -37,10 +40,15 @@ class Scan:
     brain_mask: Path | None = None
     group: Path = Path()
     series: str | None = None
+    bids_suffix: str = ""
 
 
 def find_scans(
-    path: Path | str, series: str | None = None, brain_mask: Path | str | None = None
+    path: Path | str,
+    series: str | None = None,
+    brain_mask: Path | str | None = None,
+    bids: bool | None = None,
+    bids_suffix: str = "T1w",
 ) -> list[Scan]:
     """Find scans, in a fixed order.
 
@@ -56,6 +64,9 @@ def find_scans(
             objects. Paths in a manifest start at its own folder.
         series: id of the one DICOM series to take, where there are several.
         brain_mask: file with the one scan's brain mask.
+        bids: whether `path` is a BIDS data set, of which then only the scans of one contrast are
+            taken (`volad.io.bids`); None: where its `dataset_description.json` says so.
+        bids_suffix: that contrast.
 
     Raises:
         InputError: nothing there, several series, or two scans with one output name.
@@ -65,7 +76,7 @@ def find_scans(
     path = Path(path)
     with reading(path):
         path.stat()
-        scans = _scans(path, series)
+        scans = _of_bids(path, bids, bids_suffix) or _scans(path, series)
     if series is not None and [scan.series for scan in scans] != [series]:
         raise UsageError(f"{path}: is no DICOM series; leave --series out")
     if brain_mask is not None:
@@ -91,6 +102,17 @@ def is_dicom(file: Path) -> bool:
         return False
     with open(file, "rb") as opened:
         return opened.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
+
+
+def _of_bids(path: Path, bids: bool | None, suffix: str) -> list[Scan]:
+    """The scans of a BIDS data set; none where `path` is no such, or is not to be taken as such."""
+    from volad.io.bids import bids_scans, is_bids
+
+    if bids and not path.is_dir():
+        raise UsageError(f"{path}: is no folder, so no BIDS data set; leave --bids out")
+    if bids or (bids is None and path.is_dir() and is_bids(path)):
+        return bids_scans(path, suffix)
+    return []
 
 
 def _scans(path: Path, series: str | None) -> list[Scan]:

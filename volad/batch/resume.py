@@ -1,0 +1,84 @@
+"""Whether an earlier run's results for a scan still hold: nothing is taken on trust."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from volad.errors import VoladError
+from volad.io import Scan, input_sha256
+from volad.io.digest import sha256_of
+from volad.outputs import Outcome, Outputs
+from volad.report.lesions import summary_row
+
+__all__ = ["clear", "earlier", "lock_path"]
+
+#: By the names that `Outcome.files` has them under.
+_FILES = {
+    "mask": "mask.nii.gz",
+    "score": "score.nii.gz",
+    "healthy": "healthy.nii.gz",
+    "brain": "brainmask.nii.gz",
+    "lesions": "lesions.csv",
+    "report": "report.html",
+}
+
+
+def lock_path(outputs: Outputs, scan: Scan) -> Path:
+    """The lock of a scan's results: a hidden file beside its sidecar."""
+    sidecar = outputs.path(scan, "mask.json")
+    return sidecar.with_name(f".{sidecar.name}.lock")
+
+
+def clear(outputs: Outputs, scan: Scan) -> None:
+    """Remove the temporary files of a process that died over a scan; its lock must be held."""
+    for kind in (*_FILES.values(), "mask.json"):
+        path = outputs.path(scan, kind)
+        start = f".{path.name}."
+        for file in path.parent.iterdir():
+            if file.name.startswith(start) and ".tmp" in file.name:
+                file.unlink(missing_ok=True)
+
+
+def earlier(outputs: Outputs, scan: Scan, made_with: Mapping[str, Any]) -> Outcome | None:
+    """The outcome that an earlier run wrote for a scan, or None where it must be done again.
+
+    It holds where the sidecar names the same parameters (`volad.provenance`) and input, and every
+    file that it vouches for is there with the bytes it had.
+    """
+    sidecar = outputs.path(scan, "mask.json")
+    try:
+        facts = json.loads(sidecar.read_bytes())
+        if facts["parameters"] != json.loads(json.dumps(made_with)):
+            return None
+        files = _intact(outputs, scan, facts["outputs"])
+        if files is None or facts["input"]["sha256"] != input_sha256(scan):
+            return None
+        return _outcome(scan, {**files, "sidecar": sidecar}, facts)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, VoladError):
+        return None  # whatever is wrong with it, or with the scan, the run will tell
+
+
+def _intact(outputs: Outputs, scan: Scan, recorded: Mapping[str, Any]) -> dict[str, Path] | None:
+    files = {kind: outputs.path(scan, _FILES[kind]) for kind in recorded}
+    if "mask" not in files:
+        return None
+    for kind, path in files.items():
+        if recorded[kind] != {"file": path.name, "sha256": sha256_of([path])}:
+            return None
+    return files
+
+
+def _outcome(scan: Scan, files: dict[str, Path], facts: Mapping[str, Any]) -> Outcome:
+    scores = {k: v for k, v in facts["scan_scores"].items() if not isinstance(v, list)}
+    found = facts["lesions"]
+    name = (scan.group / scan.name).as_posix()
+    summary = {
+        **summary_row(name, [], 0),
+        "Num_Lesions": found["count"],
+        "Num_Vox": found["voxels"],
+        "Lesion_Volume": round(found["mm3"], 2),
+    }
+    return Outcome(scan, files, summary, scores, tuple(facts["flags"]), resumed=True)
