@@ -181,3 +181,34 @@ def test_a_missing_scan_is_named(patients: Path, tmp_path: Path) -> None:
     path = tmp_path / "all.json"
     path.write_text(json.dumps(plan))
     assert benchmark(path, tmp_path / "out") == InputError.exit_code
+
+
+@pytest.mark.slow
+def test_painted_lesions_get_a_table_by_contrast_and_size(tmp_path: Path) -> None:
+    """A real healthy scan, one lesioned volume of it, and the shipped bundle."""
+    data = Path(__file__).parent / "data"
+    (tmp_path / "healthy.csv").write_text("image,subject\nIXI646-HH-2653_T1.nii.gz,IXI646\n")
+    (tmp_path / "suite.json").write_text('{"volumes": 1}')
+    plan = {
+        "detectors": {"ae": {"bundle": "brain_t1_ae"}},
+        "data": {
+            "painted": {
+                "manifest": "healthy.csv",
+                "data_dir": str(data),
+                "synthetic": {"suite": "suite.json"},
+            }
+        },
+    }
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    where = ["--device=cpu", "--draws=100", "--no-froc"]
+    assert main(["benchmark", str(tmp_path / "plan.json"), "-o", str(tmp_path), *where]) == 0
+    found = json.loads((tmp_path / "benchmark.json").read_text())["data"]["painted"]
+    assert found["synthetic"]
+    assert found["scans"] == 3  # as it is, with atrophy, with lesions
+    cells = found["by_contrast_and_size"]["ae"]
+    with (tmp_path / "data" / "painted" / "lesions.csv").open(newline="") as stream:
+        assert sum(cell["lesions"] for cell in cells) == len(list(csv.DictReader(stream)))
+    assert sum(cell["found"] for cell in cells) > 0
+    text = (tmp_path / "benchmark.md").read_text()
+    assert "SYNTHETIC" in text
+    assert "| contrast |" in text
