@@ -15,12 +15,13 @@ from volad.cache import fill_cache
 from volad.calibrate import Calibration, Promise
 from volad.calibrate.measure import describe_steps, measure_all, refuse_known
 from volad.calibrate.target import TRAINED_ON, save, target, trained_on
-from volad.data import read_split
+from volad.data import Row, read_split
 from volad.errors import UsageError
 from volad.io import Scan, find_scans, input_sha256, write_json
 from volad.outputs import Outcome
 from volad.pipeline import Pipeline
 from volad.preprocess.intensity import learn_landmarks
+from volad.scan_check.fitting import cached_samples, fit, values_of
 
 __all__ = ["calibrate", "device_setting", "segment", "train"]
 
@@ -171,8 +172,28 @@ def train(
         for row in rows["train"]
     ]
     write_json(folder / "models" / TRAINED_ON, {"scans": learned})
+    _fit_scan_check(folder, rows, cache, workers, device)
     healthy = [row.scan for row in rows["validation"]]
     return calibrate(folder, healthy, rate=rate, device=device, output=folder)
+
+
+def _fit_scan_check(
+    folder: Path, rows: Mapping[str, Sequence[Row]], cache: Path, workers: int, device: str
+) -> None:
+    settings = {"device": device_setting(device), "threshold": 0.0}
+    pipeline: Pipeline = bundle.build(bundle.open_config(folder, "inference", settings), "pipeline")
+    pipeline.scan_check = None  # that of an earlier training must not refuse anything
+    steps = bundle.settings(folder, "preprocessing")
+    samples = {
+        split: cached_samples(fill_cache(found, pipeline.preprocessing, cache, steps, workers))
+        for split, found in rows.items()
+    }
+    known = [
+        {"name": row.scan.name, "sha256": row.sha256 or input_sha256(row.scan)}
+        for row in rows["validation"]
+    ]
+    check = fit(pipeline, samples["train"], samples["validation"], known)
+    write_json(folder / "models" / "scan_check.json", check.to_json())
 
 
 def _learn_landmarks(
@@ -196,8 +217,11 @@ def calibrate(
     rate: float = DEFAULT_RATE,
     device: str = "auto",
     output: str | os.PathLike[str] | None = None,
+    force: bool = False,
 ) -> Calibration:
     """Set a bundle's threshold from healthy scans that it was not trained on.
+
+    The scan check's p-values are of these scans from then on, too.
 
     Args:
         root: folder of the bundle; its `models/calibration.json` is written.
@@ -207,6 +231,7 @@ def calibrate(
             with fewer than 9 scans, a scan counts less (`Promise.eased`).
         device: where the method runs.
         output: folder for a calibrated copy of the bundle, which then stays as it is.
+        force: take scans, too, that the scan check refuses; it lets their like pass from then on.
     """
     folder = bundle.find(root)
     into = target(folder, output, bundle.shelf())
@@ -215,9 +240,23 @@ def calibrate(
     promise.require(len(scans))  # before an hour's work, and again for those that were measured
     refuse_known(scans, trained_on(folder))
     parser = bundle.open_config(
-        folder, "inference", {"device": device_setting(device), "threshold": 0.0}
+        folder,
+        "inference",
+        {
+            "device": device_setting(device),
+            "threshold": 0.0,
+            **({"force": True} if force else {}),
+        },
     )
     pipeline: Pipeline = bundle.build(parser, "pipeline")
-    found = Calibration.fit(measure_all(pipeline, scans), promise, describe_steps(pipeline))
-    save(folder, into, found.to_json())
+    checked: list[Any] = []
+    measured = measure_all(pipeline, scans, lambda scored: checked.append(scored["scan_check"]))
+    found = Calibration.fit(measured, promise, describe_steps(pipeline))
+    files = {"calibration.json": found.to_json()}
+    if pipeline.scan_check is not None:
+        names = [{"name": one.name, "sha256": one.sha256} for one in measured]
+        values = [values_of(facts) for facts in checked]
+        check = pipeline.scan_check.recalibrated(values, names, widen=force)
+        files["scan_check.json"] = check.to_json()
+    save(folder, into, files)
     return found

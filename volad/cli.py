@@ -1,7 +1,8 @@
 """The `volad` command: a thin door. Every command parses, makes one call, and returns a code.
 
 Exit codes: 0 done; 1 a run-time error that may be worth a retry; 2 wrong arguments; 3 finished, but
-some of several scans failed; 42 an input that can never work.
+some of several scans failed; 4 a scan of another kind than the bundle knows, such as another
+contrast, of which no mask was made (--force makes it); 42 an input that can never work.
 """
 
 from __future__ import annotations

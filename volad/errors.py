@@ -47,16 +47,17 @@ class OtherKindError(InputError):
     Args:
         message: what is odd about it.
         facts: what the sidecar says (`volad.scan_check.ScanCheck.facts`).
+        sample: the preprocessed scan, for the rest of the sidecar.
     """
 
     exit_code = 4
 
-    def __init__(self, message: str, facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, message: str, facts: Mapping[str, Any] | None = None, sample: Any = None
+    ) -> None:
         super().__init__(message)
         self.facts = dict(facts or {})
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.facts)  # an argument more than a plain exception has
+        self.sample = sample
 
 
 class Incomplete(VoladError):

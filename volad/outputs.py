@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-import resource
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import volad
 from volad.bundle import Identity
-from volad.calibrate.calibration import steps_keep
-from volad.calibrate.measure import describe_steps
-from volad.errors import UsageError
+from volad.errors import OtherKindError, UsageError
 from volad.io import Scan, remove, write_json, write_map, write_mask, write_text
 from volad.io.digest import sha256_of
 from volad.pipeline import Pipeline, Result
@@ -25,8 +16,9 @@ from volad.provenance import parameters, scan_parameters
 from volad.report.batch import statistics_csv
 from volad.report.lesions import find_lesions, lesions_csv, summary_row
 from volad.report.page import render_page
+from volad.sidecar import sidecar, sidecar_of_refused
 
-__all__ = ["Outcome", "Outputs", "sidecar", "write_outputs", "write_statistics"]
+__all__ = ["Outcome", "Outputs", "write_outputs", "write_refusal", "write_statistics"]
 
 #: All that can be written for a scan, in this order.
 KINDS = (
@@ -120,7 +112,8 @@ class Outcome:
 
     Attributes:
         scan: which one.
-        files: what was written, by kind (`mask`, `sidecar`, ...); empty where it failed.
+        files: what was written, by kind (`mask`, `sidecar`, ...); empty where it failed, only the
+            sidecar where the scan was refused.
         summary: its row of the statistics (`volad.report.lesions.summary_row`).
         scan_scores: how unlike healthy the whole scan is, by measure (`Method.scan_scores`, without
             its lists).
@@ -130,6 +123,8 @@ class Outcome:
         seconds: wall time per stage.
         peak_memory: MiB of the process, and of the device, when it was written.
         resumed: whether an earlier run's results still hold, so that nothing was done.
+        scan_check: verdict and p-values (`volad.scan_check.ScanCheck.facts`, without its
+            features); None where nobody asked.
     """
 
     scan: Scan
@@ -142,6 +137,7 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: dict[str, int] = field(default_factory=dict)
     resumed: bool = False
+    scan_check: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -156,6 +152,7 @@ class Outcome:
             "error": self.error,
             **self.summary,
             "scan_scores": self.scan_scores,
+            "scan_check": self.scan_check,
             "flags": list(self.flags),
         }
 
@@ -195,10 +192,7 @@ def write_outputs(
         parameters(pipeline, identity, outputs), scan
     )
     files = {"mask": outputs.path(scan, "mask.nii.gz")}
-    # An earlier run's files must not stand beside a new mask; the sidecar, which vouches for the
-    # others, goes first.
-    for kind in reversed(KINDS):
-        remove(outputs.path(scan, kind))
+    _remove_earlier(outputs, scan)
     write_mask(files["mask"], result.mask, volume)
     if outputs.save_score:
         files["score"] = outputs.path(scan, "score.nii.gz")
@@ -223,8 +217,48 @@ def write_outputs(
     }
     files["sidecar"] = outputs.path(scan, "mask.json")
     write_json(files["sidecar"], facts)
-    outcome = Outcome(scan, files, {}, scalars, result.flags, **{k: facts[k] for k in MEASURED})
+    check = without_features(result.scan_check)
+    outcome = Outcome(
+        scan, files, {}, scalars, result.flags, **{k: facts[k] for k in MEASURED}, scan_check=check
+    )
     return replace(outcome, summary=summary_row(outcome.name, lesions, int(result.mask.sum())))
+
+
+def write_refusal(
+    outputs: Outputs, scan: Scan, error: OtherKindError, pipeline: Pipeline, identity: Identity
+) -> Outcome:
+    """Write why a scan has no mask, in its sidecar alone; what an earlier run made of it goes.
+
+    Raises:
+        VoladError: the disk is full or read-only.
+    """
+    facts = sidecar_of_refused(error.sample, error.facts, pipeline, identity)
+    _remove_earlier(outputs, scan)
+    files = {"sidecar": outputs.path(scan, "mask.json")}
+    write_json(files["sidecar"], facts)
+    return Outcome(
+        scan,
+        files,
+        scan_check=without_features(error.facts),
+        flags=tuple(facts["flags"]),
+        error=str(error),
+        exit_code=error.exit_code,
+        **{k: facts[k] for k in MEASURED},
+    )
+
+
+def without_features(facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a table shows of `ScanCheck.facts`."""
+    return None if facts is None else {k: v for k, v in facts.items() if k != "features"}
+
+
+def _remove_earlier(outputs: Outputs, scan: Scan) -> None:
+    """An earlier run's files must not stand beside a new mask, or as if they were one.
+
+    The sidecar, which vouches for the others, goes first.
+    """
+    for kind in reversed(KINDS):
+        remove(outputs.path(scan, kind))
 
 
 def _page(result: Result, lesions: Any, facts: dict[str, Any], identity: Identity) -> str:
@@ -242,71 +276,6 @@ def _page(result: Result, lesions: Any, facts: dict[str, Any], identity: Identit
         warnings=result.flags,
         modality=identity.modality,
     )
-
-
-def sidecar(result: Result, pipeline: Pipeline, identity: Identity) -> dict[str, Any]:
-    """What made a mask: everything needed to trust it or to make it again."""
-    device = pipeline.device
-    peak = {"host_mib": _peak_mib()}
-    if device.type == "cuda":
-        peak["device_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
-    volume = result.volume
-    return {
-        "Type": "Lesion",
-        "Sources": [volume.scan.path.name],
-        "SpatialReference": "orig",
-        "input": {
-            "sha256": volume.sha256,
-            "shape": list(volume.shape),
-            "spacing_mm": list(volume.spacing_mm),
-        },
-        "flags": list(result.flags),
-        "bundle": identity.facts(),
-        "threshold": _threshold(result.threshold, pipeline, identity),
-        "scan_scores": result.scan_scores,
-        "preprocessing": result.facts,
-        "postprocessing": {
-            type(step).__name__: vars(step)
-            for step in (*pipeline.map_steps, pipeline.cut, *pipeline.mask_steps)
-        },
-        "software": {
-            "volad": volad.__version__,
-            "monai": version("monai"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "device": str(device),
-        "amp": pipeline.amp,
-        "threads": torch.get_num_threads(),
-        "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
-        "peak_memory": {name: round(value) for name, value in peak.items()},
-        "notice": "volad is not a medical device: not for diagnosis or treatment",
-    }
-
-
-def _threshold(value: float, pipeline: Pipeline, identity: Identity) -> dict[str, Any]:
-    """What the mask was cut at, and what it promises; null where nothing is promised.
-
-    A calibration's promise holds for its own threshold only and, where it is one on lesions, for
-    masks that lesions were counted in.
-    """
-    found = identity.calibration
-    calibrated = value == found.get("threshold")
-    promise = found.get("promise", {}) if calibrated else None
-    if promise and promise.get("of") in ("false_mm3", "false_lesions"):
-        kept = steps_keep(found.get("mask_steps", ()), describe_steps(pipeline))
-        promise = promise if kept else None
-    return {
-        "value": value,
-        "source": "calibration" if calibrated else "user",
-        "promise": promise or None,
-        "calibration": dict(found),
-    }
-
-
-def _peak_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB here
 
 
 def write_statistics(path: Path, outcomes: Iterable[Outcome]) -> None:

@@ -21,6 +21,8 @@ from volad.io import Scan, Volume
 from volad.methods._base import Method, Reconstruction, ScanScores
 from volad.postprocess import Threshold, ToScan
 from volad.preprocess.steps import Sample
+from volad.scan_check import ScanCheck
+from volad.scan_check.gate import admit, look_back
 
 __all__ = ["Pipeline", "Result", "prepare"]
 
@@ -41,6 +43,7 @@ class Result:
         facts: what the steps measured.
         seconds: wall time per stage.
         threshold: what the mask was cut at.
+        scan_check: what the scan check found (`volad.scan_check.ScanCheck.facts`); None without.
     """
 
     volume: Volume
@@ -53,6 +56,7 @@ class Result:
     facts: dict[str, Any]
     seconds: dict[str, float]
     threshold: float
+    scan_check: dict[str, Any] | None = None
 
 
 @dataclass
@@ -99,6 +103,8 @@ class Pipeline:
         postprocessing: the bundle's transforms (`volad.postprocess`).
         device: where the method runs.
         amp: bfloat16 autocast; scores then differ in the third digit from those calibrated.
+        scan_check: tells whether a scan is of the kind the bundle knows; None: nobody asks.
+        force: go on where it is not.
     """
 
     def __init__(
@@ -109,12 +115,15 @@ class Pipeline:
         postprocessing: Compose,
         device: torch.device | str = "cpu",
         amp: bool = False,
+        scan_check: ScanCheck | None = None,
+        force: bool = False,
     ) -> None:
         self.preprocessing = preprocessing
         self.inferer = inferer
         self.device = torch.device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
         self.amp = amp
+        self.scan_check, self.force = scan_check, force
         steps = list(postprocessing.transforms)
         cuts = [i for i, step in enumerate(steps) if isinstance(step, Threshold)]
         if len(cuts) != 1:
@@ -134,13 +143,25 @@ class Pipeline:
         return self.to_scan(self.infer(sample))
 
     def infer(self, sample: Sample) -> Sample:
-        """The method's own part of `score`: all that runs on the device, still on its grid."""
+        """The method's own part of `score`: all that runs on the device, still on its grid.
+
+        Raises:
+            OtherKindError: the scan is of another kind than the bundle knows, without `force`.
+        """
         clock = _Clock(dict(sample["seconds"]))
+        check, checked = self.scan_check, dict[str, Any](scan_check=None)
+        if check is not None:
+            with clock("ScanCheck"):
+                found = admit(check, sample, self.force)
         with clock("model"):
             pred, counterpart = self._infer(sample["image"])
             scan_scores = self._scan_scores(sample["image"], pred, counterpart)
+        if check is not None:
+            with clock("ScanCheck"):
+                checked = look_back(check, found, sample, self.network, pred, counterpart)
         return {
             **sample,
+            **checked,
             "pred": MetaTensor(pred, affine=sample["image"].affine),
             "healthy": counterpart,
             "scan_scores": scan_scores,
@@ -184,6 +205,7 @@ class Pipeline:
             facts=dict(sample["facts"]),
             seconds=clock.seconds,
             threshold=self.cut.value,
+            scan_check=sample["scan_check"],
         )
 
     def __call__(self, scan: Scan | Volume | str, *, healthy: bool = False) -> Result:

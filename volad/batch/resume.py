@@ -10,7 +10,7 @@ from typing import Any
 from volad.errors import VoladError
 from volad.io import Scan, input_sha256
 from volad.io.digest import sha256_of
-from volad.outputs import Outcome, Outputs
+from volad.outputs import Outcome, Outputs, without_features
 from volad.report.lesions import summary_row
 
 __all__ = ["clear", "earlier", "lock_path"]
@@ -81,4 +81,6 @@ def _outcome(scan: Scan, files: dict[str, Path], facts: Mapping[str, Any]) -> Ou
         "Num_Vox": found["voxels"],
         "Lesion_Volume": round(found["mm3"], 2),
     }
-    return Outcome(scan, files, summary, scores, tuple(facts["flags"]), resumed=True)
+    check = without_features(facts["scan_check"])
+    flags = tuple(facts["flags"])
+    return Outcome(scan, files, summary, scores, flags, resumed=True, scan_check=check)

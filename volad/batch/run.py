@@ -20,9 +20,9 @@ from volad.batch.resume import clear, earlier, lock_path
 from volad.batch.shards import pick
 from volad.batch.signals import Signals
 from volad.bundle import Identity
-from volad.errors import Stopped, VoladError
+from volad.errors import OtherKindError, Stopped, VoladError
 from volad.io import Scan, ensure_writable
-from volad.outputs import Outcome, Outputs, write_outputs
+from volad.outputs import Outcome, Outputs, write_outputs, write_refusal
 from volad.pipeline import Pipeline
 from volad.preprocess.steps import Sample
 from volad.provenance import parameters, scan_parameters
@@ -175,7 +175,12 @@ class Batch:
         return earlier(self.outputs, scan, self._made_with[scan]) if self.resume else None
 
     def _failed(self, scan: Scan, error: VoladError) -> Outcome:
-        """The outcome of a scan that failed, its lock still held: nothing is written for it."""
+        """The outcome of a scan that failed, its lock still held.
+
+        For one that was refused its sidecar says why; for all others nothing is written.
+        """
+        if isinstance(error, OtherKindError):
+            return write_refusal(self.outputs, scan, error, self.pipeline, self.identity)
         return failed_outcome(scan, error)
 
     def _infer(self, job: Job, flow: Flow) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,24 @@ __all__ = ["describe_steps", "measure", "measure_all", "refuse_known"]
 _NEIGHBOURS = np.ones((3, 3, 3))
 
 
-def measure_all(pipeline: Pipeline, scans: Sequence[Scan]) -> list[HealthyScan]:
-    """Score and count scans: one that fails stops it, since leaving it out would flatter."""
+def measure_all(
+    pipeline: Pipeline, scans: Sequence[Scan], look: Callable[[Sample], None] = lambda _: None
+) -> list[HealthyScan]:
+    """Score and count scans: one that fails stops it, since leaving it out would flatter.
+
+    Args:
+        pipeline: of the bundle.
+        scans: the healthy scans.
+        look: called with each scored sample.
+    """
     found = []
     for scan in tqdm(scans, desc="calibrate", unit="scan", disable=None):
         try:
-            found.append(measure(pipeline, pipeline.score(prepare(pipeline.preprocessing, scan))))
+            scored = pipeline.score(prepare(pipeline.preprocessing, scan))
+            found.append(measure(pipeline, scored))
         except VoladError as error:
             raise type(error)(f"{error}; or leave the scan out of the calibration") from error
+        look(scored)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -54,14 +55,20 @@ def target(bundle: Path, output: str | os.PathLike[str] | None, shelf: Path) -> 
     return folder
 
 
-def save(bundle: Path, folder: Path, calibration: dict[str, Any]) -> None:
+def save(bundle: Path, folder: Path, files: Mapping[str, dict[str, Any]]) -> None:
     """Write a calibration, after copying the bundle where it goes elsewhere; whole or not at all.
+
+    Args:
+        bundle: folder of the bundle that was calibrated.
+        folder: where it goes.
+        files: what to write into `models/`, by name.
 
     Raises:
         VoladError: the disk is full, the folder read-only, or the like.
     """
     if folder == bundle:
-        write_json(folder / "models" / "calibration.json", calibration)
+        for name, content in files.items():
+            write_json(folder / "models" / name, content)
         return
     try:
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
@@ -71,7 +78,8 @@ def save(bundle: Path, folder: Path, calibration: dict[str, Any]) -> None:
             shutil.copytree(bundle, copy, ignore=ignore, copy_function=shutil.copyfile)
             for place, _, _ in os.walk(copy):
                 os.chmod(place, 0o755)
-            write_json(copy / "models" / "calibration.json", calibration)
+            for name, content in files.items():
+                write_json(copy / "models" / name, content)
             os.replace(copy, folder)
     except OSError as error:
         raise VoladError(f"{folder}: cannot be written ({error.strerror or error})") from error

@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "times R; takes K - 1 healthy scans or more [10]")  # fmt: skip
     add("--level", type=number(0, 1), metavar="P", help="with --kind each: the probability that a "
         "new scan keeps to R; 0.9 takes 9 healthy scans, 0.95 takes 19 [0.9]")  # fmt: skip
+    add("--force", action="store_true", help="take scans, too, that are of another kind than the "
+        "bundle knows; it lets their like pass from then on")  # fmt: skip
     add("--json", action="store_true", help="one JSON object on stdout")
     add_machine(parser)
 
@@ -54,7 +56,12 @@ def run(args: argparse.Namespace) -> int:
     from volad.calibrate import words
 
     found = api.calibrate(
-        args.bundle, _healthy(args), promise=promise, device=args.device, output=args.output
+        args.bundle,
+        _healthy(args),
+        promise=promise,
+        device=args.device,
+        output=args.output,
+        force=args.force,
     )
     print(json.dumps(found.facts(), indent=2) if args.json else words.report(found))
     return 0

@@ -49,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--bids", action=switch, default=None, help="the input is a BIDS data set, and so will be "
         "the output [where it has a dataset_description.json]")  # fmt: skip
     add("--bids-suffix", metavar="NAME", help="its contrast [the bundle's, such as T1w]")
+    add("--force", action="store_true", default=None, help="make a mask even of a scan that is of "
+        "another kind than the bundle knows; it is flagged")  # fmt: skip
     add("--overlap", type=number(0, 0.9, or_equal=True), metavar="R",
         help="share by which windows overlap, for bundles with patches")  # fmt: skip
     add("--amp", action=switch, default=None, help="bfloat16 autocast")
@@ -91,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             args,
             "brain_mask", "volume", "series", "workers", "amp", "threshold", "healthy_fpr",
             "min_lesion_mm3", "save_score", "save_healthy", "save_brain", "stats", "report",
-            "resume", "bids", "bids_suffix",
+            "resume", "bids", "bids_suffix", "force",
         ) | _shard(args) | ({"inferer::overlap": args.overlap} if args.overlap is not None else {})
         | _promise(args),
     )  # fmt: skip

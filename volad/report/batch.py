@@ -1,7 +1,8 @@
 """Several scans as one table and as one page, from the rows that JSON lines hold too.
 
-A row is a mapping with `name`, `exit_code`, `error`, `scan_scores`, `flags` and, where the scan was
-segmented, `Name`, `Num_Lesions`, `Num_Vox`, `Lesion_Volume` and `files` (paths by kind).
+A row is a mapping with `name`, `exit_code`, `error`, `scan_scores`, `scan_check`, `flags` and,
+where the scan was segmented, `Name`, `Num_Lesions`, `Num_Vox`, `Lesion_Volume` and `files` (paths
+by kind).
 """
 
 from __future__ import annotations
@@ -20,25 +21,36 @@ from volad.report.lesions import summary_row
 __all__ = ["render_index", "statistics_csv"]
 
 Row = Mapping[str, Any]
+CHECKED = ("check", "check_kind_p", "check_quality_p")
 
 
 def statistics_csv(rows: Sequence[Row]) -> str:
-    """One row a scan: lesions in LST-AI's columns, `scan_*` scores, flags, and how it ended.
+    """One row a scan: lesions in LST-AI's columns, `scan_*` scores, check, flags, how it ended.
+
+    The scan check has its columns (`check`, `check_kind_p`, `check_quality_p`) where any scan was
+    checked.
 
     Scores have a column where any scan has them, so that one that failed does not shift the table.
     """
     names = dict.fromkeys(key for row in rows for key in row["scan_scores"])
     text = io.StringIO()
     lesions = list(summary_row("", [], 0))
-    columns = [*lesions, *(f"scan_{key}" for key in names), "flags", "error"]
+    checked = CHECKED if any(row.get("scan_check") for row in rows) else ()
+    columns = [*lesions, *(f"scan_{key}" for key in names), *checked, "flags", "error"]
     table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     for row in rows:
         scores = {f"scan_{key}": f"{value:.6g}" for key, value in row["scan_scores"].items()}
+        check = _check(row.get("scan_check") or {}) if checked else {}
         ended = {"flags": "; ".join(row["flags"]), "error": row["error"]}
         found = {key: row[key] for key in lesions if key in row}
-        table.writerow({"Name": row["name"], **found, **scores, **ended})
+        table.writerow({"Name": row["name"], **found, **scores, **check, **ended})
     return text.getvalue()
+
+
+def _check(facts: Mapping[str, Any]) -> dict[str, str]:
+    p = [f"{facts[family]['p']:.4g}" if family in facts else "" for family in ("kind", "quality")]
+    return dict(zip(CHECKED, [facts.get("verdict", ""), *p], strict=True))
 
 
 def render_index(rows: Sequence[Row]) -> str:

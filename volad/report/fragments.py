@@ -7,10 +7,11 @@ from html import escape
 
 from volad.report.lesions import Lesion
 
-__all__ = ["definitions", "lesion_rows", "summary", "warning_list"]
+__all__ = ["checked", "definitions", "lesion_rows", "summary", "warning_list"]
 
 #: A page that lists more is slow to scroll and no clearer; the CSV table has them all.
 MAX_ROWS = 500
+_FAMILIES = ("kind", "quality")
 
 
 def summary(lesions: Sequence[Lesion], threshold: float) -> str:
@@ -19,6 +20,15 @@ def summary(lesions: Sequence[Lesion], threshold: float) -> str:
     count = "no lesion" if not lesions else f"{len(lesions)} lesion{'s' * (len(lesions) > 1)}"
     total = f", {_volume(total_mm3)} mm³ in all" if lesions else ""
     return f"{count}{total}, at a score threshold of {threshold:.4g}"
+
+
+def checked(provenance: Mapping[str, object]) -> str:
+    """A line on the scan check, from what the sidecar holds; empty where nobody asked."""
+    facts = provenance.get("scan_check")
+    if not isinstance(facts, Mapping):
+        return ""
+    p = ", ".join(f"{name} p = {facts[name]['p']:.3f}" for name in _FAMILIES if name in facts)
+    return f"<br>Scan check: {escape(str(facts['verdict']))} ({p})"
 
 
 def warning_list(warnings: Sequence[str]) -> str:

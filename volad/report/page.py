@@ -90,7 +90,7 @@ def render_page(
     return Template(asset("template.html")).substitute(
         policy=policy(style, script, asset(_NIIVUE)),
         name=escape(name),
-        summary=fragments.summary(lesions, threshold),
+        summary=fragments.summary(lesions, threshold) + fragments.checked(provenance),
         warnings=fragments.warning_list(warnings),
         lesions=fragments.lesion_rows(lesions),
         provenance=fragments.definitions(provenance),

@@ -33,9 +33,10 @@ def admit(check: ScanCheck, sample: Sample, force: bool) -> dict[str, float]:
         raise OtherKindError(
             f"{where}: is not of the kind that this bundle knows: {_named(kind)}; "
             f"{kind.distance:.1f} times as far out as healthy scans usually are, refused beyond "
-            f"{check.limit:.1f} (p = {kind.p:.3f} among {scans} of them); check the series, or give "
-            "--force",
+            f"{check.limit:.1f} (p = {kind.p:.3f} among {scans} of them); check the series, or "
+            "give --force",
             facts,
+            sample,
         )
     return found
 

@@ -1,0 +1,121 @@
+"""The sidecar of a scan: what made its mask, or why there is none."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+import volad
+from volad.bundle import Identity
+from volad.calibrate.calibration import steps_keep
+from volad.calibrate.measure import describe_steps
+from volad.io import Volume
+from volad.pipeline import Pipeline, Result
+from volad.preprocess.steps import Sample
+
+__all__ = ["sidecar", "sidecar_of_refused"]
+
+
+def sidecar(result: Result, pipeline: Pipeline, identity: Identity) -> dict[str, Any]:
+    """What made a mask: everything needed to trust it or to make it again."""
+    return {
+        **_input(result.volume),
+        "flags": list(result.flags),
+        "scan_check": result.scan_check,
+        "bundle": identity.facts(),
+        "threshold": _threshold(result.threshold, pipeline, identity),
+        "scan_scores": result.scan_scores,
+        "preprocessing": result.facts,
+        "postprocessing": {
+            type(step).__name__: vars(step)
+            for step in (*pipeline.map_steps, pipeline.cut, *pipeline.mask_steps)
+        },
+        **_circumstances(pipeline, result.seconds),
+    }
+
+
+def sidecar_of_refused(
+    sample: Sample, facts: Mapping[str, Any], pipeline: Pipeline, identity: Identity
+) -> dict[str, Any]:
+    """Why a scan has no mask.
+
+    Args:
+        sample: the preprocessed scan.
+        facts: of the scan check (`volad.scan_check.ScanCheck.facts`).
+        pipeline: whose scan check it is.
+        identity: the bundle.
+    """
+    return {
+        **_input(sample["volume"]),
+        "mask": None,
+        "flags": list(sample["flags"]),
+        "scan_check": dict(facts),
+        "bundle": identity.facts(),
+        "preprocessing": sample["facts"],
+        **_circumstances(pipeline, sample["seconds"]),
+    }
+
+
+def _input(volume: Volume) -> dict[str, Any]:
+    return {
+        "Type": "Lesion",
+        "Sources": [volume.scan.path.name],
+        "SpatialReference": "orig",
+        "input": {
+            "sha256": volume.sha256,
+            "shape": list(volume.shape),
+            "spacing_mm": list(volume.spacing_mm),
+        },
+    }
+
+
+def _circumstances(pipeline: Pipeline, seconds: Mapping[str, float]) -> dict[str, Any]:
+    device = pipeline.device
+    peak = {"host_mib": _peak_mib()}
+    if device.type == "cuda":
+        peak["device_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return {
+        "software": {
+            "volad": volad.__version__,
+            "monai": version("monai"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "device": str(device),
+        "amp": pipeline.amp,
+        "threads": torch.get_num_threads(),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "peak_memory": {name: round(value) for name, value in peak.items()},
+        "notice": "volad is not a medical device: not for diagnosis or treatment",
+    }
+
+
+def _threshold(value: float, pipeline: Pipeline, identity: Identity) -> dict[str, Any]:
+    """What the mask was cut at, and what it promises; null where nothing is promised.
+
+    A calibration's promise holds for its own threshold only and, where it is one on lesions, for
+    masks that lesions were counted in.
+    """
+    found = identity.calibration
+    calibrated = value == found.get("threshold")
+    promise = found.get("promise", {}) if calibrated else None
+    if promise and promise.get("of") in ("false_mm3", "false_lesions"):
+        kept = steps_keep(found.get("mask_steps", ()), describe_steps(pipeline))
+        promise = promise if kept else None
+    return {
+        "value": value,
+        "source": "calibration" if calibrated else "user",
+        "promise": promise or None,
+        "calibration": dict(found),
+    }
+
+
+def _peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB here
