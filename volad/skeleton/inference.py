@@ -38,6 +38,7 @@ def inference(
         "save_brain": False,
         "stats": True,
         "report": True,
+        "force": False,
         "healthy_fpr": None,
         "promise": None,
         "threshold": {
@@ -70,6 +71,10 @@ def inference(
             "path": "$@bundle_root + '/models/model.pt'",
             "device": "@device",
         },
+        "scan_check": {
+            "_target_": "volad.scan_check.load",
+            "path": "$@bundle_root + '/models/scan_check.json'",
+        },
         "pipeline": {
             "_target_": "volad.pipeline.Pipeline",
             "preprocessing": "@preprocessing",
@@ -78,6 +83,8 @@ def inference(
             "postprocessing": "@postprocessing",
             "device": "@device",
             "amp": "@amp",
+            "scan_check": "@scan_check",
+            "force": "@force",
         },
         "dataset": {
             "_target_": "volad.io.find_scans",
