@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from volad.errors import InputError
 from volad.io.check import check_dtype, check_shape, pick_volume
+from volad.io.dicom_even import evened
+from volad.io.dicom_series import choose, describe
 from volad.io.find import MAGIC, MAGIC_AT, is_dicom
 from volad.io.guard import one_line, quiet, reading
 from volad.io.header import Loaded, header_for, is_sheared, lps_to_ras
@@ -24,7 +26,7 @@ from volad.io.header import Loaded, header_for, is_sheared, lps_to_ras
 __all__ = ["load_series", "load_zip", "series_files"]
 
 _POSITION, _ORIENTATION, _SPACING = "0020|0032", "0020|0037", "0028|0030"
-_DESCRIPTION = "0008|103e"
+_MODALITY = "0008|0060"
 #: (0002,0002) in the file's first group, which is always explicit VR, little endian.
 _SOP_CLASS = re.compile(
     rb"\x02\x00\x02\x00UI..1\.2\.840\.10008\.5\.1\.4\.1\.1\.([0-9.]+)", re.DOTALL
@@ -42,11 +44,13 @@ class _Slice:
         pixels: `(X, Y)` values.
         position: `(3,)` centre of the first voxel.
         steps: `(3, 2)` from one voxel to the next along X and along Y.
+        modality: such as `CT`.
     """
 
     pixels: NDArray[np.float32]
     position: NDArray[np.float64]
     steps: NDArray[np.float64]
+    modality: str
 
 
 def load_series(
@@ -56,7 +60,8 @@ def load_series(
 
     Args:
         folder: the folder with the files of the slices.
-        series: id of the series to read; needed only where there are several.
+        series: id of the series to read; without one, of several the one that
+            `volad.io.dicom_series.choose` takes, which a warning says.
         volume: index the user chose; a series is one volume, so only 0 is there.
         name: what errors call the input, where it is not the folder.
 
@@ -64,17 +69,18 @@ def load_series(
         InputError: several series, missing or odd slices, unreadable files.
     """
     name = name or folder
-    files = series_files(folder, series, name=name)
+    files, chosen = _chosen(folder, series, name)
     slices = [_read_slice(file, name) for file in files]
     _check_alike(slices, name)
     shape = (*slices[0].pixels.shape, len(slices))
     check_shape(shape, name)
     pick_volume(shape, volume, name)
-    slices = _in_order(slices)
-    affine, warnings = _grid(slices, name)
-    header = header_for(shape, lps_to_ras(affine))
+    slices, even = _evened(_in_order(slices))
+    affine, odd = _grid(slices, name)
     array = np.stack([one.pixels for one in slices], axis=-1)
+    header = header_for(array.shape, lps_to_ras(affine))
     zooms = tuple(np.linalg.norm(affine[:3, :3], axis=0).tolist())
+    warnings = (*chosen, *even, *odd)
     return Loaded(array, header.get_best_affine(), header, zooms, tuple(files), warnings)
 
 
@@ -92,22 +98,30 @@ def series_files(folder: Path, series: str | None, *, name: Path | None = None) 
 
     Args:
         folder: the folder with the files of the slices.
-        series: id of the series; `None` where the folder holds just one.
+        series: id of the series; `None` where the folder holds just one, or one that stands out.
         name: what errors call the input, where it is not the folder.
 
     Raises:
         InputError: no series, several and none chosen, or a damaged file.
     """
-    name = name or folder
+    return _chosen(folder, series, name or folder)[0]
+
+
+def _chosen(folder: Path, series: str | None, name: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The files of a series, and a line on why it is that one, where nobody asked for it."""
     found = _all_series(folder, name)
-    chosen = series if series is not None else next(iter(found), "")
-    if chosen not in found or (series is None and len(found) > 1):
-        listed = "; ".join(
-            f"{key} ({_description(files[0])}, {len(files)} slices)" for key, files in found.items()
-        )
-        rule = f"no series {series}" if series is not None else f"{len(found)} DICOM series"
-        raise InputError(f"{name}: {rule}; choose one with --series ID: {listed}")
-    return found[chosen]
+    if series in found:
+        return found[series], ()
+    if series is None and len(found) == 1:
+        return next(iter(found.values())), ()
+    if series is None and (taken := choose(found)) is not None:
+        return found[taken[0]], (taken[1],)
+    listed = "; ".join(
+        f"{key} ({describe(key, files).description}, {len(files)} slices)"
+        for key, files in found.items()
+    )
+    rule = f"no series {series}" if series is not None else f"{len(found)} DICOM series"
+    raise InputError(f"{name}: {rule}; choose one with --series ID: {listed}")
 
 
 def _all_series(folder: Path, name: Path) -> dict[str, list[Path]]:
@@ -142,16 +156,6 @@ def _is_slice(file: Path) -> bool:
     return said is None or said[1] in _SLICES
 
 
-def _description(file: Path) -> str:
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(file))
-    with quiet():
-        reader.ReadImageInformation()
-    has = reader.HasMetaDataKey(_DESCRIPTION)
-    return one_line(reader.GetMetaData(_DESCRIPTION)) if has else "no description"
-
-
 def _read_slice(file: Path, name: Path) -> _Slice:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
@@ -175,7 +179,8 @@ def _read_slice(file: Path, name: Path) -> _Slice:
     # DICOM gives the spacing between rows (along Y) first.
     steps = orientation.reshape(2, 3).T * spacing[::-1]
     pixels = sitk.GetArrayFromImage(image).reshape(image.GetSize()[1::-1]).T
-    return _Slice(pixels, position, steps)
+    modality = image.GetMetaData(_MODALITY).strip() if image.HasMetaDataKey(_MODALITY) else ""
+    return _Slice(pixels, position, steps, modality)
 
 
 def _numbers(image: sitk.Image, tag: str, file: Path, name: Path) -> NDArray[np.float64]:
@@ -205,6 +210,21 @@ def _check_alike(slices: list[_Slice], name: Path) -> None:
 def _in_order(slices: list[_Slice]) -> list[_Slice]:
     normal = np.cross(slices[0].steps[:, 0], slices[0].steps[:, 1])
     return sorted(slices, key=lambda one: float(one.position @ normal))
+
+
+def _evened(slices: list[_Slice]) -> tuple[list[_Slice], tuple[str, ...]]:
+    """Slices at one distance, where a CT has several on purpose; else as they are."""
+    if any(one.modality != "CT" for one in slices) or len(slices) < 2:
+        return slices, ()
+    first = slices[0]
+    normal = np.cross(first.steps[:, 0], first.steps[:, 1])
+    positions = np.array([one.position for one in slices])
+    found = evened([one.pixels for one in slices], positions, normal / np.linalg.norm(normal))
+    if found is None:
+        return slices, ()
+    pixels, moved, warning = found
+    even = [_Slice(p, at, first.steps, "CT") for p, at in zip(pixels, moved, strict=True)]
+    return even, (warning,)
 
 
 def _grid(slices: list[_Slice], name: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:

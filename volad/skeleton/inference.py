@@ -128,6 +128,7 @@ def _steps(
     prefix = "volad.preprocess.steps"
     steps: list[dict[str, Any]] = [
         {"_target_": f"{prefix}.Load", "volume": "@volume"},
+        *([{"_target_": "volad.preprocess.ct.CheckHounsfield"}] if modality == "ct" else []),
         {
             "_target_": f"{prefix}.ExtractBrain",
             "kind": "ct" if modality == "ct" else "auto",
