@@ -272,9 +272,11 @@ def test_the_sidecar_says_whose_threshold_it_was(scan: Path, out: Path) -> None:
     mask_of(scan, out)
     assert sidecar(out)["threshold"]["source"] == "calibration"
     assert sidecar(out)["threshold"]["calibration"]["promise"]["rate"] == 0.005
-    for own in ("--threshold=0.1", "--healthy-fpr=0.05"):
-        mask_of(scan, out, own)
-        assert sidecar(out)["threshold"]["source"] == "user"
+    mask_of(scan, out, "--healthy-fpr=0.05")
+    assert sidecar(out)["threshold"]["source"] == "calibration"
+    assert sidecar(out)["threshold"]["promise"]["rate"] == 0.05
+    mask_of(scan, out, "--threshold=0.1")
+    assert sidecar(out)["threshold"]["source"] == "user"
 
 
 def test_small_lesions_are_dropped(scan: Path, out: Path) -> None:
@@ -738,8 +740,12 @@ def test_calibrate_sets_the_threshold_anew(
     root = bundle_copy(tmp_path)
     before = json.loads((root / "models" / "calibration.json").read_text())
     weights = sha256(root / "models" / "model.pt")
-    healthy = healthy_set() / "scans"
-    assert main(["calibrate", str(root), "--on", str(healthy), "--healthy-fpr=0.02"]) == 0
+    healthy = tmp_path / "new"
+    healthy.mkdir()
+    for seed in range(50, 55):
+        save_head(healthy / f"{seed}.nii.gz", seed, lesion=False)
+    options = ("--healthy-fpr=0.02", "--cap=2", "--json")
+    assert main(["calibrate", str(root), "--on", str(healthy), *options]) == 0
     told = json.loads(capsys.readouterr().out)
     after = json.loads((root / "models" / "calibration.json").read_text())
     assert told["threshold"] == after["threshold"] < before["threshold"]
@@ -757,7 +763,7 @@ def test_calibrate_on_a_split_gives_what_training_gave(tmp_path: Path) -> None:
     before = stored.read_text()
     stored.unlink()
     where = ["--manifest", str(data / "manifest.csv"), "--data-dir", str(data)]
-    options = ["--split=validation", "--healthy-fpr=0.005", "--device=cpu"]
+    options = ["--split=validation", "--healthy-fpr=0.005", "--cap=1.5", "--device=cpu"]
     assert main(["calibrate", str(root), *where, *options]) == 0
     assert stored.read_text() == before
 
@@ -772,7 +778,7 @@ def test_a_calibration_that_fails_changes_nothing(tmp_path: Path, capsys: Captur
     assert "at least 2 healthy scans" in capsys.readouterr().err
     save_head(healthy / "b.nii.gz", 4, lesion=False)
     (healthy / "c.nii.gz").write_text("no scan")
-    assert main(["calibrate", str(root), "--on", str(healthy)]) == 42
+    assert main(["calibrate", str(root), "--on", str(healthy), "--cap=2"]) == 42
     said = capsys.readouterr().err
     assert str(healthy / "c.nii.gz") in said
     assert "leave the scan out" in said
