@@ -219,7 +219,7 @@ def test_a_read_only_output_is_told_before_the_work(
         raise AssertionError("the scan was segmented for nothing")
 
     monkeypatch.setattr(Path, "write_bytes", read_only)
-    monkeypatch.setattr("volad.batch._prepare", too_late)
+    monkeypatch.setattr("volad.batch.reader.prepare", too_late)
     says = [f"{out}: cannot be written", "Read-only file system", "name another output folder"]
     refused(scan, code=RETRY, says=says)
 
@@ -316,7 +316,8 @@ def test_one_bad_scan_among_good_ones(tmp_path: Path, out: Path, capfd: Captured
     captured = capfd.readouterr()
     (line,) = captured.err.splitlines()
     assert line.startswith(f"volad: {scans / 'b.nii.gz'}: is not a NIfTI file; ")
-    rows = [json.loads(row) for row in captured.out.splitlines()]
+    # As they end, and a file that cannot be read ends at once.
+    rows = sorted(map(json.loads, captured.out.splitlines()), key=lambda row: row["name"])
     assert [(row["name"], row["exit_code"]) for row in rows] == [("a", 0), ("b", 42), ("c", 0)]
     assert f"volad: {rows[1]['error']}" == line
     assert rows[1]["files"] == {}

@@ -36,6 +36,7 @@ from pipeline_helpers import (
 import volad.methods
 from volad import bundle
 from volad.cli import main
+from volad.io import write
 from volad.train import Trainer
 
 Captured = pytest.CaptureFixture[str]
@@ -337,9 +338,9 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
         assert segment(tmp_path / "scans", "-o", tmp_path / workers, *options) == 3
     names = files_below(tmp_path / "0")
     assert files_below(tmp_path / "2") == names
-    assert len(names) == 3 * 4 + 1  # mask, score, lesions, sidecar; statistics
+    assert len(names) == 3 * 4 + 3  # mask, score, lesions, sidecar; statistics, plan, journal
     for name in names:
-        if not name.endswith(".json"):  # those tell times
+        if not name.endswith(("_mask.json", ".jsonl")):  # those tell times
             assert sha256(tmp_path / "0" / name) == sha256(tmp_path / "2" / name), name
 
 
@@ -568,18 +569,26 @@ def test_paths_are_never_taken_for_code(tmp_path: Path, monkeypatch: pytest.Monk
 def test_interrupted(
     scan: Path, out: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+    """What is being written is finished; a batch's other endings are in `test_batch.py`."""
+    really, sent = write._sync, []
 
-    monkeypatch.setattr("volad.io.write._sync", interrupt)  # a file is half written
+    def interrupt(path: Path) -> None:
+        if not sent:  # a file is half written
+            sent.append(path)
+            os.kill(os.getpid(), signal.SIGINT)
+        really(path)
+
+    monkeypatch.setattr(write, "_sync", interrupt)
     # A job that a shell started in the background ignores the signal: take it as at a terminal.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        assert segment(scan, "-o", out) == 130
+        assert segment(scan, "-o", out, *LIGHT) == 130
     finally:
         signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr() == ("", "volad: interrupted\n")
-    assert files_below(out) == []
+    assert capsys.readouterr().err == (
+        "volad: interrupted; 1 of 1 scans are done, the same command with --resume goes on\n"
+    )
+    assert files_below(out) == ["head_mask.json", "head_mask.nii.gz", "head_score.nii.gz"]
 
 
 def test_a_library_that_fails_on_one_scan_does_not_end_the_batch(
@@ -592,7 +601,7 @@ def test_a_library_that_fails_on_one_scan_does_not_end_the_batch(
         save_head(tmp_path / "scans" / f"{name}.nii.gz")
     assert segment(tmp_path / "scans", "-o", out, *LIGHT, "-b", root) == 3
     captured = capsys.readouterr()
-    assert captured.out.split() == [str(out / f"{name}_mask.nii.gz") for name in "ac"]
+    assert sorted(captured.out.split()) == [str(out / f"{name}_mask.nii.gz") for name in "ac"]
     (line,) = captured.err.splitlines()
     assert line.startswith(f"volad: {tmp_path / 'scans' / 'b.nii.gz'}: ")
     assert "all samples lie outside" in line
