@@ -188,9 +188,7 @@ def write_outputs(
         "voxels": sum(x.voxels for x in lesions),
         "mm3": sum(x.volume_mm3 for x in lesions),
     }
-    facts["parameters"] = made_with or scan_parameters(
-        parameters(pipeline, identity, outputs), scan
-    )
+    facts["parameters"] = made_with or _made_with(outputs, scan, pipeline, identity)
     files = {"mask": outputs.path(scan, "mask.nii.gz")}
     _remove_earlier(outputs, scan)
     write_mask(files["mask"], result.mask, volume)
@@ -225,14 +223,23 @@ def write_outputs(
 
 
 def write_refusal(
-    outputs: Outputs, scan: Scan, error: OtherKindError, pipeline: Pipeline, identity: Identity
+    outputs: Outputs,
+    scan: Scan,
+    error: OtherKindError,
+    pipeline: Pipeline,
+    identity: Identity,
+    made_with: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Write why a scan has no mask, in its sidecar alone; what an earlier run made of it goes.
+
+    The arguments are those of `write_outputs`.
 
     Raises:
         VoladError: the disk is full or read-only.
     """
     facts = sidecar_of_refused(error.sample, error.facts, pipeline, identity)
+    facts["error"] = {"message": str(error), "exit_code": error.exit_code}
+    facts["parameters"] = made_with or _made_with(outputs, scan, pipeline, identity)
     _remove_earlier(outputs, scan)
     files = {"sidecar": outputs.path(scan, "mask.json")}
     write_json(files["sidecar"], facts)
@@ -245,6 +252,12 @@ def write_refusal(
         exit_code=error.exit_code,
         **{k: facts[k] for k in MEASURED},
     )
+
+
+def _made_with(
+    outputs: Outputs, scan: Scan, pipeline: Pipeline, identity: Identity
+) -> dict[str, Any]:
+    return scan_parameters(parameters(pipeline, identity, outputs.wanted()), scan)
 
 
 def without_features(facts: Mapping[str, Any] | None) -> dict[str, Any] | None:

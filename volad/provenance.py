@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ from volad.io import Scan
 from volad.io.digest import sha256_of
 
 if TYPE_CHECKING:
-    from volad.outputs import Outputs
     from volad.pipeline import Pipeline
 
 __all__ = ["describe", "digest", "parameters", "scan_parameters"]
@@ -31,11 +30,16 @@ _TORCH_OWN = frozenset(vars(nn.Module())) | {"training"}
 _CUDA_NAME = re.compile(r"cuda(:\d+)?")
 
 
-def parameters(pipeline: Pipeline, identity: Identity, outputs: Outputs) -> dict[str, Any]:
+def parameters(pipeline: Pipeline, identity: Identity, wanted: Sequence[str]) -> dict[str, Any]:
     """All that decides what is written for a scan, but for the scan itself.
 
     Which CUDA device, how many workers and where files lie do not count; the type of device does,
     since sums differ in their last digits between types.
+
+    Args:
+        pipeline: its whole settings count, weights and scan check included.
+        identity: the bundle.
+        wanted: which optional outputs are written (`volad.outputs.Outputs.wanted`).
     """
     return {
         "bundle": identity.facts(),
@@ -44,7 +48,7 @@ def parameters(pipeline: Pipeline, identity: Identity, outputs: Outputs) -> dict
         "threshold": pipeline.cut.value,
         "amp": pipeline.amp,
         "device_type": pipeline.device.type,
-        "outputs": outputs.wanted(),
+        "outputs": list(wanted),
         "software": {
             "volad": volad.__version__,
             "monai": version("monai"),

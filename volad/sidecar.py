@@ -15,7 +15,7 @@ import volad
 from volad.bundle import Identity
 from volad.calibrate.calibration import steps_keep
 from volad.calibrate.measure import describe_steps
-from volad.io import Volume
+from volad.io import Scan, Volume
 from volad.pipeline import Pipeline, Result
 from volad.preprocess.steps import Sample
 
@@ -65,7 +65,7 @@ def sidecar_of_refused(
 def _input(volume: Volume) -> dict[str, Any]:
     return {
         "Type": "Lesion",
-        "Sources": [volume.scan.path.name],
+        "Sources": [_source(volume.scan)],
         "SpatialReference": "orig",
         "input": {
             "sha256": volume.sha256,
@@ -73,6 +73,13 @@ def _input(volume: Volume) -> dict[str, Any]:
             "spacing_mm": list(volume.spacing_mm),
         },
     }
+
+
+def _source(scan: Scan) -> str:
+    """Where the mask comes from; in BIDS by the data set's link and the path in it."""
+    if not scan.bids_suffix:
+        return scan.path.name
+    return f"bids:raw:{(scan.group / scan.path.name).as_posix()}"
 
 
 def _circumstances(pipeline: Pipeline, seconds: Mapping[str, float]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def earlier(outputs: Outputs, scan: Scan, made_with: Mapping[str, Any]) -> Outco
         facts = json.loads(sidecar.read_bytes())
         if facts["parameters"] != json.loads(json.dumps(made_with)):
             return None
-        files = _intact(outputs, scan, facts["outputs"])
+        files = _intact(outputs, scan, facts)
         if files is None or facts["input"]["sha256"] != input_sha256(scan):
             return None
         return _outcome(scan, {**files, "sidecar": sidecar}, facts)
@@ -61,7 +62,11 @@ def earlier(outputs: Outputs, scan: Scan, made_with: Mapping[str, Any]) -> Outco
         return None  # whatever is wrong with it, or with the scan, the run will tell
 
 
-def _intact(outputs: Outputs, scan: Scan, recorded: Mapping[str, Any]) -> dict[str, Path] | None:
+def _intact(outputs: Outputs, scan: Scan, facts: Mapping[str, Any]) -> dict[str, Path] | None:
+    """The files beside the sidecar, where they are what it says."""
+    if "error" in facts:  # refused by the scan check: that there is no mask is the result
+        return None if outputs.path(scan, "mask.nii.gz").exists() else {}
+    recorded = facts["outputs"]
     files = {kind: outputs.path(scan, _FILES[kind]) for kind in recorded}
     if "mask" not in files:
         return None
@@ -72,15 +77,22 @@ def _intact(outputs: Outputs, scan: Scan, recorded: Mapping[str, Any]) -> dict[s
 
 
 def _outcome(scan: Scan, files: dict[str, Path], facts: Mapping[str, Any]) -> Outcome:
-    scores = {k: v for k, v in facts["scan_scores"].items() if not isinstance(v, list)}
+    outcome = Outcome(
+        scan,
+        files,
+        flags=tuple(facts["flags"]),
+        resumed=True,
+        scan_check=without_features(facts["scan_check"]),
+    )
+    if "error" in facts:
+        ended = facts["error"]
+        return replace(outcome, error=ended["message"], exit_code=ended["exit_code"])
     found = facts["lesions"]
-    name = (scan.group / scan.name).as_posix()
     summary = {
-        **summary_row(name, [], 0),
+        **summary_row(outcome.name, [], 0),
         "Num_Lesions": found["count"],
         "Num_Vox": found["voxels"],
         "Lesion_Volume": round(found["mm3"], 2),
     }
-    check = without_features(facts["scan_check"])
-    flags = tuple(facts["flags"])
-    return Outcome(scan, files, summary, scores, flags, resumed=True, scan_check=check)
+    scores = {k: v for k, v in facts["scan_scores"].items() if not isinstance(v, list)}
+    return replace(outcome, summary=summary, scan_scores=scores)

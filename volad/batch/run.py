@@ -144,7 +144,7 @@ class Batch:
         if self._journal is not None:
             journal.write_plan(folder, map(journal.scan_name, self.all_scans))
         describe_dataset(folder, self.all_scans)
-        self._common = parameters(self.pipeline, self.identity, self.outputs)
+        self._common = parameters(self.pipeline, self.identity, self.outputs.wanted())
 
     def _finish(self, outcomes: Sequence[Outcome]) -> None:
         """A shard knows only its own scans: their table comes from `volad merge`."""
@@ -180,7 +180,8 @@ class Batch:
         For one that was refused its sidecar says why; for all others nothing is written.
         """
         if isinstance(error, OtherKindError):
-            return write_refusal(self.outputs, scan, error, self.pipeline, self.identity)
+            made_with = self._made_with.get(scan)
+            return write_refusal(self.outputs, scan, error, self.pipeline, self.identity, made_with)
         return failed_outcome(scan, error)
 
     def _infer(self, job: Job, flow: Flow) -> None:
