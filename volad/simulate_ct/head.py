@@ -1,0 +1,130 @@
+"""Tissues to Hounsfield units, before any scanner: brain, membranes, sinuses, lime, skull."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from volad.simulate_ct.look import Look
+from volad.simulate_ct.tissues import Map, Tissues
+
+__all__ = ["Head", "head_of"]
+
+AIR, FAT, SKIN = -1000.0, -85.0, 40.0
+#: Where lime is found in healthy adults, MNI152 mm; drawn about these.
+CHOROID_MM, PINEAL_MM, PALLIDUM_MM = (23.0, -42.0, 8.0), (0.0, -29.0, 3.0), (20.0, -4.0, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A head without noise or blur.
+
+    Attributes:
+        hu: `(X, Y, Z)` Hounsfield units.
+        outside_mm: `(X, Y, Z)` distance to the brain's surface, negative inside it.
+    """
+
+    hu: Map
+    outside_mm: Map
+
+
+def head_of(tissues: Tissues, look: Look, random: np.random.Generator) -> Head:
+    """Fill the tissues of a head with the values of a look; the random draws place the lime."""
+    fluid = _wider(tissues, look)
+    rest = (1 - fluid) / np.maximum(tissues.grey + tissues.white, 1e-3)
+    solid = np.clip(rest, 0, None) * (look.grey * tissues.grey + look.white * tissues.white)
+    hu = np.where(tissues.grey + tissues.white > 1e-3, solid, 0) + look.fluid * fluid
+    outside = _outside_mm(tissues)
+    for share, value in _membranes(tissues, look, outside):
+        hu = hu + np.clip(share, 0, 1) * (value - hu)
+    for share, value in _lime(tissues, look, random):
+        hu = np.maximum(hu, share * value)
+    return Head(_wrapped(np.asarray(hu, np.float32), outside, look, random), outside)
+
+
+def _wider(tissues: Tissues, look: Look) -> Map:
+    """Share of fluid, with ventricles and sulci as wide as in the look's age."""
+    grown = 1 / (1 + np.exp(2.5 * (tissues.ventricle_mm - look.ventricle_growth_mm)))
+    grown *= look.ventricle_growth_mm > 0.3
+    near = ndimage.gaussian_filter(tissues.fluid, 1.0)
+    sulci = tissues.fluid * (1 + look.sulcus_growth) + 0.35 * look.sulcus_growth * near
+    return np.asarray(np.clip(np.maximum(sulci, grown), 0, 1) * tissues.brain, np.float32)
+
+
+def _outside_mm(tissues: Tissues) -> Map:
+    spacing = tissues.spacing_mm
+    out = ndimage.distance_transform_edt(~tissues.brain, sampling=spacing)
+    into = ndimage.distance_transform_edt(tissues.brain, sampling=spacing)
+    return np.asarray(out - into, np.float32)
+
+
+def _membranes(tissues: Tissues, look: Look, outside: Map) -> list[tuple[Map, float]]:
+    """Falx, tentorium and the venous sinuses along them: share of the voxel, and value."""
+    x, y, z = tissues.world()
+    brain, spaces = tissues.brain, 0.35 + 0.65 * tissues.fluid
+    above = 1 / (1 + np.exp(-(z - 28 + 0.25 * np.abs(y)) / 4))  # the falx ends above the callosum
+    falx = look.membrane * np.exp(-((x / 1.8) ** 2)) * above * spaces
+    rim = 1 / (1 + np.exp(-(outside + look.sinus_mm) / 1.5))
+    sagittal = np.exp(-((x / look.sinus_mm) ** 2)) * rim * ((z > 5) | (y < -75))
+    low = np.exp(-(((z + 20 + 0.15 * (y + 70)) / 5.0) ** 2)) * (y < -35)
+    transverse = low * rim * (np.abs(x) < 62)
+    # A tent: low at the sides and behind, rising to the straight sinus and the splenium.
+    ridge = np.exp(-((x / 22) ** 2))
+    height = -30 + 0.25 * (y + 90) + (12 + 0.25 * (y + 90)) * ridge
+    tent = np.exp(-(((z - height) / 2.2) ** 2)) * (y < -36) * (y > -92)
+    straight = np.exp(-((x / 3.0) ** 2)) * tent
+    pairs = [
+        (falx, look.dura),
+        (look.membrane * tent * spaces, look.dura),
+        (straight, look.blood),
+        (sagittal, look.blood),
+        (0.8 * transverse, look.blood),
+    ]
+    return [(np.asarray(share * brain, np.float32), value) for share, value in pairs]
+
+
+def _lime(
+    tissues: Tissues, look: Look, random: np.random.Generator
+) -> list[tuple[NDArray[np.float32], float]]:
+    """Calcified pieces: share of the voxel, and value."""
+    pieces = []
+    for side in (-1.0, 1.0):
+        where = np.array(CHOROID_MM) * (side, 1, 1) + random.normal(0, 3, 3)
+        within = np.clip(2 - tissues.ventricle_mm / 4, 0.3, 1)  # the plexus hangs in the ventricle
+        size = random.uniform((2, 3, 2), (4, 8, 6))
+        pieces.append((_blob(tissues, where, size) * within, look.choroid_calcified))
+        where = np.array(PALLIDUM_MM) * (side, 1, 1) + random.normal(0, 2, 3)
+        size = random.uniform(2.0, 4.0, 3)
+        pieces.append((_blob(tissues, where, size), look.basal_calcified))
+    where = np.array(PINEAL_MM) + random.normal(0, 2, 3)
+    pieces.append((_blob(tissues, where, random.uniform(1.2, 2.8, 3)), look.pineal_calcified))
+    for _ in range(int(random.integers(1, 4))):
+        where = np.array([0.0, random.uniform(-60, 50), random.uniform(45, 70)])
+        size = np.array([1.0, random.uniform(3, 10), random.uniform(2, 5)])
+        pieces.append((_blob(tissues, where, size), look.falx_calcified))
+    return [(share, value) for share, value in pieces if value > 0]
+
+
+def _blob(
+    tissues: Tissues, where: NDArray[np.float64], size: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    x, y, z = tissues.world()
+    apart = sum(((a - c) / s) ** 2 for a, c, s in zip((x, y, z), where, size, strict=True))
+    return np.asarray(np.minimum(1.8 * np.exp(-0.7 * np.asarray(apart)), 1) * tissues.brain, np.float32)
+
+
+def _wrapped(hu: Map, outside: Map, look: Look, random: np.random.Generator) -> Map:
+    """The brain with a skull and a scalp around it, and air outside them."""
+    texture = ndimage.gaussian_filter(random.standard_normal(hu.shape), 2.0)
+    thickness = look.skull_mm * (1 + 2.0 * texture)
+    bone = look.bone * (1 + 1.0 * texture)
+    gap_mm = 0.5  # dura and fluid between brain and bone
+    out = np.where(outside > -0.5, np.maximum(look.dura, hu), hu)
+    out = np.where(outside > gap_mm, bone, out)
+    edge = gap_mm + np.maximum(thickness, 2.0)
+    out = np.where(outside > edge, FAT, out)
+    out = np.where(outside > edge + look.scalp_mm - 2, SKIN, out)
+    return np.asarray(np.where(outside > edge + look.scalp_mm, AIR, out), np.float32)
