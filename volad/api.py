@@ -22,6 +22,7 @@ from volad.outputs import Outcome
 from volad.pipeline import Pipeline
 from volad.preprocess.intensity import learn_landmarks
 from volad.scan_check.fitting import cached_samples, fit, values_of
+from volad.simulate_ct import write_scans
 
 __all__ = ["calibrate", "device_setting", "segment", "train"]
 
@@ -102,6 +103,7 @@ def train(
     workers: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
     rate: float = DEFAULT_RATE,
+    simulate_ct: bool = False,
 ) -> Calibration:
     """Make a bundle for a method, train it on healthy scans, and calibrate its threshold.
 
@@ -122,6 +124,9 @@ def train(
         workers: processes that preprocess.
         cache_dir: folder for preprocessed scans; default: `cache` in the bundle.
         rate: false-positive rate to calibrate for.
+        simulate_ct: the scans are healthy T1 with skull; CTs are simulated of them to learn from,
+            and to calibrate with. Such a bundle has no scan check: what is usual in simulated
+            scans says nothing of real ones.
     """
     folder = Path(root)
     cache = Path(cache_dir) if cache_dir is not None else folder / "cache"
@@ -137,6 +142,7 @@ def train(
         "spacing_mm": spacing_mm,
         "patch": list(patch),
         "training": dict(training or {}),
+        **({"simulate": True} if simulate_ct else {}),
     }
     if not (folder / "configs" / "train.json").exists():
         skeleton.create(folder, method, **recipe)
@@ -172,8 +178,12 @@ def train(
         for row in rows["train"]
     ]
     write_json(folder / "models" / TRAINED_ON, {"scans": learned})
-    _fit_scan_check(folder, rows, cache, workers, device)
-    healthy = [row.scan for row in rows["validation"]]
+    if simulate_ct:
+        made = write_scans(rows["validation"], cache / "simulated", cache, workers=workers)
+        healthy = find_scans(made)
+    else:
+        _fit_scan_check(folder, rows, cache, workers, device)
+        healthy = [row.scan for row in rows["validation"]]
     return calibrate(folder, healthy, rate=rate, device=device, output=folder)
 
 

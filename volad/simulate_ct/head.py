@@ -86,16 +86,16 @@ def _membranes(tissues: Tissues, look: Look, outside: Map) -> list[tuple[Map, fl
     return [(np.asarray(share * brain, np.float32), value) for share, value in pairs]
 
 
-def _lime(
-    tissues: Tissues, look: Look, random: np.random.Generator
-) -> list[tuple[NDArray[np.float32], float]]:
+def _lime(tissues: Tissues, look: Look, random: np.random.Generator) -> list[tuple[Map, float]]:
     """Calcified pieces: share of the voxel, and value."""
-    pieces = []
+    pieces: list[tuple[Map, float]] = []
     for side in (-1.0, 1.0):
         where = np.array(CHOROID_MM) * (side, 1, 1) + random.normal(0, 3, 3)
         within = np.clip(2 - tissues.ventricle_mm / 4, 0.3, 1)  # the plexus hangs in the ventricle
         size = random.uniform((2, 3, 2), (4, 8, 6))
-        pieces.append((_blob(tissues, where, size) * within, look.choroid_calcified))
+        pieces.append(
+            (np.asarray(_blob(tissues, where, size) * within, np.float32), look.choroid_calcified)
+        )
         where = np.array(PALLIDUM_MM) * (side, 1, 1) + random.normal(0, 2, 3)
         size = random.uniform(2.0, 4.0, 3)
         pieces.append((_blob(tissues, where, size), look.basal_calcified))
@@ -108,12 +108,12 @@ def _lime(
     return [(share, value) for share, value in pieces if value > 0]
 
 
-def _blob(
-    tissues: Tissues, where: NDArray[np.float64], size: NDArray[np.float64]
-) -> NDArray[np.float32]:
+def _blob(tissues: Tissues, where: NDArray[np.float64], size: NDArray[np.float64]) -> Map:
     x, y, z = tissues.world()
     apart = sum(((a - c) / s) ** 2 for a, c, s in zip((x, y, z), where, size, strict=True))
-    return np.asarray(np.minimum(1.8 * np.exp(-0.7 * np.asarray(apart)), 1) * tissues.brain, np.float32)
+    return np.asarray(
+        np.minimum(1.8 * np.exp(-0.7 * np.asarray(apart)), 1) * tissues.brain, np.float32
+    )
 
 
 def _wrapped(hu: Map, outside: Map, look: Look, random: np.random.Generator) -> Map:

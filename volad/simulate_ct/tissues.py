@@ -75,7 +75,7 @@ class Tissues:
     @property
     def spacing_mm(self) -> NDArray[np.float64]:
         """`(3,)` distance between voxels."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0), np.float64)
 
     def world(self) -> tuple[Map, Map, Map]:
         """MNI152 x, y and z of every voxel, mm; shapes that broadcast."""

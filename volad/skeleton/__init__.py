@@ -11,7 +11,7 @@ from volad import methods
 from volad.errors import UsageError
 from volad.io import write_json, write_text
 from volad.methods._base import Method
-from volad.skeleton.docs import LOGGING, MNI_GRID, MULTI_GPU, metadata, readme
+from volad.skeleton.docs import LOGGING, MNI_GRID, MULTI_GPU, SIMULATED, metadata, readme
 from volad.skeleton.inference import inference
 from volad.skeleton.training import training as training_settings
 
@@ -32,6 +32,7 @@ def create(
     patch: Sequence[int] = (64, 64, 64),
     landmarks: Sequence[float] | None = None,
     training: Mapping[str, Any] | None = None,
+    simulate: bool = False,
 ) -> None:
     """Write a bundle's configs, metadata, licence notices and documentation stub to fill in.
 
@@ -47,21 +48,29 @@ def create(
         landmarks: intensity landmarks learned from the training scans (MR only); without them MR
             is scaled by its own range.
         training: settings of `train.json` that differ from the method's and its defaults.
+        simulate: learn from CTs simulated of T1 scans (`volad.simulate_ct`).
     """
     if space not in SPACES:
         raise UsageError(f"--space must be one of {', '.join(SPACES)}, got {space!r}")
     window = _window(method, space)
+    if simulate and (modality, space, window) != ("ct", "mni", "volume"):
+        raise UsageError(
+            "--simulate-ct makes whole aligned CTs: give --modality ct, --space mni and a method "
+            "that works on volumes"
+        )
     settings = network(method, arguments, space)
     roi = _roi(_built(method, settings), space, patch)
     shape = MNI_GRID if space == "mni" else patch
     configs = {
         "inference": inference(settings, modality, space, window, spacing_mm, patch, landmarks),
         "train": training_settings(
-            roi, {**methods.load(method).training_defaults, **(training or {})}
+            roi, {**methods.load(method).training_defaults, **(training or {})}, simulate
         ),
         "multi_gpu_train": MULTI_GPU,
         "metadata": metadata(root.name, method, modality, shape, is_patch=window == "patch"),
     }
+    if simulate:
+        configs["metadata"] |= SIMULATED
     for name, config in configs.items():
         write_json(root / "configs" / f"{name}.json", config)
     write_text(root / "configs" / "logging.conf", LOGGING)

@@ -10,7 +10,7 @@ from typing import Any
 import volad
 from volad import methods
 
-__all__ = ["LOGGING", "MNI_GRID", "MULTI_GPU", "metadata", "readme"]
+__all__ = ["LOGGING", "MNI_GRID", "MULTI_GPU", "SIMULATED", "metadata", "readme"]
 
 #: Voxels of the shipped MNI152 grid (`volad.preprocess.align.Template`).
 MNI_GRID = (80, 96, 88)
@@ -23,6 +23,13 @@ MULTI_GPU = {
         "$torch.manual_seed(@seed)",
     ],
     "finalize": [{"_target_": "volad.distributed.stop"}],
+}
+
+#: What the metadata of a bundle say that was trained on simulated scans.
+SIMULATED = {
+    "simulated_training_data": True,
+    "data_source": "SIMULATED CT: no CT was trained on or calibrated with; state the source of the "
+    "healthy T1 scans that they were made from",
 }
 
 LOGGING = """[loggers]

@@ -10,12 +10,15 @@ from volad.errors import UsageError
 __all__ = ["training"]
 
 
-def training(roi: Sequence[int] | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+def training(
+    roi: Sequence[int] | None, changes: Mapping[str, Any], simulate: bool = False
+) -> dict[str, Any]:
     """The config of a bundle.
 
     Args:
         roi: spatial shape of the windows, -1 for all of an axis; None for whole volumes.
         changes: settings that differ from the defaults.
+        simulate: the scans are T1, and CTs are simulated of them.
     """
     rows = {"_target_": "volad.data.read_split", "path": "@manifest", "data_dir": "@dataset_dir"}
     healthy = {
@@ -30,6 +33,13 @@ def training(roi: Sequence[int] | None, changes: Mapping[str, Any]) -> dict[str,
         "workers": "@workers",
         **({"roi": roi, "windows_per_scan": "@windows_per_scan"} if roi is not None else {}),
     }
+    fixed: dict[str, Any] = {}
+    varied = {"augment": "@augment"}
+    if simulate:
+        left = ("preprocessing", "cache_dir", "workers")
+        healthy = {"_target_": "volad.simulate_ct.SimulatedSet", **{k: healthy[k] for k in left}}
+        varied = {"draws": "@draws", "seed": "@seed"}
+        fixed = {"draws": 1, "seed": 1}
     config: dict[str, Any] = {
         "bundle_root": ".",
         "dataset_dir": "/data",
@@ -47,7 +57,7 @@ def training(roi: Sequence[int] | None, changes: Mapping[str, Any]) -> dict[str,
         "seed": 0,
         "log_dir": None,
         **({"windows_per_scan": 4} if roi is not None else {}),
-        "augment": {"_target_": "volad.data.Augment"},
+        **({"draws": 3} if simulate else {"augment": {"_target_": "volad.data.Augment"}}),
         "network_def": {
             "_target_": "volad.bundle.part",
             "root": "@bundle_root",
@@ -60,7 +70,7 @@ def training(roi: Sequence[int] | None, changes: Mapping[str, Any]) -> dict[str,
                 "name": "preprocessing",
             },
             "inferer": {"_target_": "volad.bundle.part", "root": "@bundle_root", "name": "inferer"},
-            "dataset": {**healthy, "rows": {**rows, "split": "train"}, "augment": "@augment"},
+            "dataset": {**healthy, "rows": {**rows, "split": "train"}, **varied},
             "handlers": [],
             "trainer": {
                 "_target_": "volad.train.Trainer",
@@ -81,7 +91,7 @@ def training(roi: Sequence[int] | None, changes: Mapping[str, Any]) -> dict[str,
                 "log_dir": "@log_dir",
             },
         },
-        "validate": {"dataset": {**healthy, "rows": {**rows, "split": "validation"}}},
+        "validate": {"dataset": {**healthy, "rows": {**rows, "split": "validation"}, **fixed}},
         "initialize": ["$torch.manual_seed(@seed)"],  # the weights to start from are random, too
         "run": ["$@train::trainer.run()"],
     }
