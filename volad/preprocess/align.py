@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from volad.preprocess.itk_threads import one_thread
 from volad.preprocess.resample import resample, world_grid
 
-__all__ = ["Alignment", "Template", "align", "load_template", "template_fit"]
+__all__ = ["Alignment", "Template", "align", "load_template"]
 
 #: ITK's world is LPS mm, ours RAS mm: x and y change sign.
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -187,27 +187,18 @@ def _judge(
     template = load_template()
     both = MetaTensor(torch.from_numpy(np.stack([scan, brain])), affine=to_template @ grid)
     moved = resample(both, template.affine, template.t1.shape).numpy()
-    overlap, correlation = template_fit(moved[0], moved[1] > 0.5)
-    return Alignment(to_template, overlap, correlation, _volume_ratio(to_template))
-
-
-def template_fit(scan: NDArray[np.float32], brain: NDArray[np.bool_]) -> tuple[float, float]:
-    """`overlap` and `correlation` (`Alignment`) of a scan and its brain on the template's grid."""
-    template = load_template()
-    known = template.t1 > 0
-    overlap = float(2 * (brain & known).sum() / max(int(brain.sum() + known.sum()), 1))
-    rows = brain & known
+    inside, known = moved[1] > 0.5, template.t1 > 0
+    overlap = 2 * (inside & known).sum() / max(int(inside.sum() + known.sum()), 1)
+    rows = inside & known
     if rows.sum() < 1000:  # nothing to fit on
-        return overlap, 0.0
+        return Alignment(to_template, float(overlap), 0.0, _volume_ratio(to_template))
     maps = (template.t1, template.grey, template.white)
-    design = np.ones((int(rows.sum()), 4))
-    for column, values in enumerate(maps):
-        design[:, column] = values[rows]
-    target = scan[rows].astype(np.float64)
+    design = np.stack([m[rows] for m in maps] + [np.ones(int(rows.sum()))], axis=1)
+    target = moved[0][rows].astype(np.float64)
     fit = design @ np.linalg.lstsq(design, target, rcond=None)[0]
     spread = float(target.std() * fit.std())
     correlation = float(((target - target.mean()) * (fit - fit.mean())).mean() / max(spread, 1e-12))
-    return overlap, correlation
+    return Alignment(to_template, float(overlap), correlation, _volume_ratio(to_template))
 
 
 def _volume_ratio(to_template: NDArray[np.float64]) -> float:

@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from volad.methods._base import Method, brain_of
-from volad.preprocess.align import load_template, template_fit
+from volad.preprocess.align import load_template
 from volad.preprocess.steps import Sample
 
 __all__ = ["kind_of", "quality_of", "reconstruction_of"]
@@ -126,24 +126,40 @@ def _against_template(raw: Array, brain: Mask) -> dict[str, float]:
     known = template.t1 > 0
     both = brain & known
     level = {name: _median(raw[where & brain]) for name, where in _tissues().items()}
-    overlap, fit = template_fit(raw, brain)
     near = ndimage.binary_dilation(known, iterations=2)
-    # A rank does not care how a scanner stretches its grey values.
+    values = raw[both].clip(-1, 2).astype(np.float64)
+    maps = [m[both].astype(np.float64) for m in (template.t1, template.grey, template.white)]
     return {
         "white_grey": level["white"] - level["grey"],
         "grey_fluid": level["grey"] - level["fluid"],
-        "like_t1": _correlation(raw[both].clip(-1, 2), template.t1[both]),
-        "fit": fit,
-        "overlap": overlap,
+        "like_t1": _correlation(values, maps[:1]),
+        "fit": abs(_correlation(values, maps)),
+        "overlap": float(2 * both.sum() / max(int(brain.sum() + known.sum()), 1)),
         "covered": float(both.sum() / known.sum()),
         "outside": float((brain & ~near).sum() / max(int(brain.sum()), 1)),
     }
 
 
-def _correlation(a: Array, b: Array) -> float:
-    if len(a) < ENOUGH or a.std() == 0:
+def _correlation(values: NDArray[np.float64], maps: list[NDArray[np.float64]]) -> float:
+    """Multiple correlation of `values (N,)` with `maps`, without the tenth that fits them worst.
+
+    That tenth is where lesions are. With the sign of the first map's coefficient.
+
+    Source: a concentration step of least trimmed squares, Rousseeuw and Van Driessen, "Computing
+        LTS regression for large data sets", Data Mining and Knowledge Discovery 12 (2006).
+    """
+    if len(values) < ENOUGH:
         return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
+    design = np.stack([*maps, np.ones(len(values))], axis=1)
+    kept = np.ones(len(values), bool)
+    for _ in range(2):
+        coefficients = np.linalg.lstsq(design[kept], values[kept], rcond=None)[0]
+        off = np.abs(design @ coefficients - values)
+        kept = off <= np.quantile(off, KEPT)
+    fitted, target = (design @ coefficients)[kept], values[kept]
+    if fitted.std() == 0 or target.std() == 0:
+        return float("nan")
+    return float(np.copysign(np.corrcoef(fitted, target)[0, 1], coefficients[0]))
 
 
 def _mad(values: Array) -> float:
