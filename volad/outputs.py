@@ -12,7 +12,7 @@ from volad.errors import OtherKindError, UsageError
 from volad.io import Scan, remove, write_json, write_map, write_mask, write_text
 from volad.io.digest import sha256_of
 from volad.pipeline import Pipeline, Result
-from volad.provenance import parameters, scan_parameters
+from volad.provenance import MEASURED, parameters, scan_parameters, sealed
 from volad.report.batch import statistics_csv
 from volad.report.lesions import find_lesions, lesions_csv, summary_row
 from volad.report.page import render_page
@@ -30,8 +30,6 @@ KINDS = (
     "report.html",
     "mask.json",
 )
-#: What differs between two runs that do the same.
-MEASURED = ("seconds", "peak_memory")
 NIFTI = (".nii.gz", ".nii")
 #: The same as BIDS derivatives; what is no lesion mask has other entities, so that tools which look
 #: for `label-L` find the mask alone.
@@ -214,7 +212,7 @@ def write_outputs(
         kind: {"file": path.name, "sha256": sha256_of([path])} for kind, path in files.items()
     }
     files["sidecar"] = outputs.path(scan, "mask.json")
-    write_json(files["sidecar"], facts)
+    write_json(files["sidecar"], sealed(facts))
     check = without_features(result.scan_check)
     outcome = Outcome(
         scan, files, {}, scalars, result.flags, **{k: facts[k] for k in MEASURED}, scan_check=check
@@ -242,7 +240,7 @@ def write_refusal(
     facts["parameters"] = made_with or _made_with(outputs, scan, pipeline, identity)
     _remove_earlier(outputs, scan)
     files = {"sidecar": outputs.path(scan, "mask.json")}
-    write_json(files["sidecar"], facts)
+    write_json(files["sidecar"], sealed(facts))
     return Outcome(
         scan,
         files,

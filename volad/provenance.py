@@ -23,10 +23,13 @@ from volad.io.digest import sha256_of
 if TYPE_CHECKING:
     from volad.pipeline import Pipeline
 
-__all__ = ["describe", "digest", "parameters", "scan_parameters"]
+__all__ = ["MEASURED", "describe", "digest", "parameters", "scan_parameters", "sealed"]
 
 #: What torch itself keeps in a module: weights are hashed apart, hooks change no result.
 _TORCH_OWN = frozenset(vars(nn.Module())) | {"training"}
+#: What differs between two runs that do the same.
+MEASURED = ("seconds", "peak_memory")
+_SEAL = "sidecar_sha256"
 _CUDA_NAME = re.compile(r"cuda(:\d+)?")
 
 
@@ -66,6 +69,12 @@ def scan_parameters(common: Mapping[str, Any], scan: Scan) -> dict[str, Any]:
     mask = None if scan.brain_mask is None else sha256_of([scan.brain_mask])
     full = {**common, "brain_mask_sha256": mask, "series": scan.series}
     return {**full, "sha256": digest(full)}
+
+
+def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A sidecar's facts with a hash of them, by which an edit shows; what is `MEASURED` is free."""
+    plain = {key: value for key, value in facts.items() if key != _SEAL}
+    return {**plain, _SEAL: digest({k: v for k, v in plain.items() if k not in MEASURED})}
 
 
 def digest(value: Any) -> str:

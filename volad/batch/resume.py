@@ -11,7 +11,9 @@ from typing import Any
 from volad.errors import VoladError
 from volad.io import Scan, input_sha256
 from volad.io.digest import sha256_of
+from volad.io.write import as_json
 from volad.outputs import Outcome, Outputs, without_features
+from volad.provenance import sealed
 from volad.report.lesions import summary_row
 
 __all__ = ["clear", "earlier", "lock_path"]
@@ -51,8 +53,11 @@ def earlier(outputs: Outputs, scan: Scan, made_with: Mapping[str, Any]) -> Outco
     """
     sidecar = outputs.path(scan, "mask.json")
     try:
-        facts = json.loads(sidecar.read_bytes())
-        if facts["parameters"] != json.loads(json.dumps(made_with)):
+        text = sidecar.read_text(encoding="utf-8")
+        facts = json.loads(text)
+        if text != as_json(sealed(facts)) or facts["parameters"] != json.loads(
+            json.dumps(made_with)
+        ):
             return None
         files = _intact(outputs, scan, facts)
         if files is None or facts["input"]["sha256"] != input_sha256(scan):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from volad.io.read import Volume
 
 __all__ = [
+    "as_json",
     "atomic",
     "ensure_writable",
     "remove",
@@ -67,7 +68,12 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write JSON for people and machines; NaN is no JSON, so it is a `ValueError`."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """The text of `write_json`."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_mask(path: Path | str, mask: NDArray[Any], like: Volume) -> None:
