@@ -13,6 +13,7 @@ COPY deploy/container/constraints.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv /build && /build/bin/pip install -q -c constraints.txt hatchling
 COPY pyproject.toml README.md LICENSE ./
+RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > wanted.txt
 COPY volad volad
 COPY bundles bundles
 RUN /build/bin/pip wheel -q --no-index --no-deps --no-build-isolation -w /wheel .
@@ -29,11 +30,9 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     && python3 -m venv . \
     && bin/pip install -q --no-cache-dir -c constraints.txt \
         ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} "${torch}"
-COPY pyproject.toml ./
+COPY --from=wheel /src/wanted.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > wanted.txt \
-    && bin/pip install -q --no-cache-dir -c constraints.txt -r wanted.txt \
-    && rm wanted.txt
+    bin/pip install -q --no-cache-dir -c constraints.txt -r wanted.txt
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     bin/pip install -q --no-cache-dir --no-index --no-deps /wheel/*.whl
 
