@@ -216,8 +216,9 @@ def test_the_inference_workflow_is_complete(name: str, tmp_path: Path) -> None:
 def test_the_training_workflow_is_complete(
     name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    modality = config_of(name, "metadata")["modality"]
-    data = healthy_set() if modality == "ct" else healthy_mr(tmp_path_factory.mktemp("mr"))
+    metadata = config_of(name, "metadata")
+    from_ct = metadata["modality"] == "ct" and not metadata.get("simulated_training_data")
+    data = healthy_set() if from_ct else healthy_mr(tmp_path_factory.mktemp("mr"))
     workflow = ConfigWorkflow(
         **paths(name, "train"),
         workflow_type="train",
