@@ -7,16 +7,16 @@
 # Without Docker, `tools/container` builds and runs it (deploy/README.md).
 ARG BASE=python:3.11-slim-bookworm
 
-FROM ${BASE} AS wheel
+FROM ${BASE} AS build
 WORKDIR /src
 COPY deploy/container/constraints.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    python3 -m venv /build && /build/bin/pip install -q -c constraints.txt hatchling
+    python3 -m venv /opt/volad && /opt/volad/bin/pip install -q -c constraints.txt hatchling
 COPY pyproject.toml README.md LICENSE ./
 RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > wanted.txt
 COPY volad volad
 COPY bundles bundles
-RUN /build/bin/pip wheel -q --no-index --no-deps --no-build-isolation -w /wheel .
+RUN /opt/volad/bin/pip install -q --no-index --no-deps --no-build-isolation --prefix /built .
 
 FROM ${BASE}
 # What changes least comes first: torch, then the other libraries, then volad itself.
@@ -30,11 +30,10 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     && python3 -m venv . \
     && bin/pip install -q --no-cache-dir -c constraints.txt \
         ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} "${torch}"
-COPY --from=wheel /src/wanted.txt ./
+COPY --from=build /src/wanted.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     bin/pip install -q --no-cache-dir -c constraints.txt -r wanted.txt
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    bin/pip install -q --no-cache-dir --no-index --no-deps /wheel/*.whl
+COPY --from=build /built ./
 
 # MONAI looks its user up on import, which fails under a UID without a passwd entry.
 ENV PATH=/opt/volad/bin:$PATH USER=volad LOGNAME=volad HOME=/tmp MPLCONFIGDIR=/tmp \
