@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import struct
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +80,3 @@ class Notes(Transform):
         with self.notes.open("a") as file:
             file.write(line + "\n")
         return self.notes.read_text().splitlines().count(line)
-
-
-def dies_while_sending(pipe: Connection, *_: object) -> None:
-    """A worker that is killed when a part of its answer is on the way."""
-    pipe.recv()
-    os.write(pipe.fileno(), struct.pack("!i", 1_000_000) + b"a part")
-    os.kill(os.getpid(), signal.SIGKILL)

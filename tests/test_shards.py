@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from batch_helpers import batch, journal, results, save_heads
-from io_helpers import save_nifti
+from io_helpers import save_dicom, save_nifti
 from pipeline_helpers import save_head, segment
 
 from volad.batch import journal as files
@@ -70,13 +70,7 @@ def test_voxels_are_counted_by_headers(tmp_path: Path) -> None:
         archive.writestr("slice", bytes(240))
     assert voxel_count(Scan(tmp_path / "x.zip", "x")) == 120
     series = tmp_path / "series"
-    series.mkdir()
-    flat = sitk.GetImageFromArray(np.ones((1, 5, 6), np.int16))
-    for number in range(4):
-        one = sitk.Image(flat)
-        one.SetMetaData("0020|000e", "1.2.3")
-        one.SetMetaData("0020|0032", f"0\\0\\{number}")
-        sitk.WriteImage(one, str(series / f"{number}.dcm"))
+    save_dicom(series, np.ones((6, 5, 4), np.int16), np.eye(4))
     assert voxel_count(Scan(series, "series")) == 120
     for name in ("no.nii.gz", "no.mha", "no.zip"):
         (tmp_path / name).write_text("no scan")
