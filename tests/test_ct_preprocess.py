@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from ct_helpers import RADII_MM, dice, grid_affine, grid_shape, head_in_hu, meta
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from volad.errors import InputError
 from volad.io import find_scans, read_volume
+from volad.preprocess.align import load_template
 from volad.preprocess.brain import BrainMask, CTBrain
-from volad.preprocess.ct import CheckHounsfield
+from volad.preprocess.ct import CheckHounsfield, InsideTemplate
 from volad.preprocess.steps import ExtractBrain, Load
 
 
@@ -89,3 +91,20 @@ def test_a_cut_vertex_is_no_reason_to_lose_the_brain() -> None:
     mask, how = BrainMask("ct")(meta(hu, affine))
     assert how == "ct-hu"
     assert dice(mask.numpy()[0], brain) > 0.94
+
+
+def test_what_lies_beside_the_templates_brain_is_left_out() -> None:
+    template = load_template()
+    everywhere = np.ones(template.t1.shape, bool)
+    sample = {
+        "image": meta(np.full(everywhere.shape, 35, np.float32), template.affine),
+        "brain": meta(everywhere, template.affine),
+    }
+    known = template.t1 > 0
+    out = InsideTemplate()(sample)
+    assert np.array_equal(out["brain"].numpy()[0], known)
+    assert np.array_equal(out["image"].numpy()[0], np.where(known, 35, 0))
+    wider = InsideTemplate(margin_mm=4.0)(sample)["brain"].numpy()[0]
+    assert (wider & known).sum() == known.sum() < wider.sum()
+    ball = ndimage.generate_binary_structure(3, 1)
+    assert not (wider & ~ndimage.binary_dilation(known, ball, iterations=4)).any()

@@ -1,4 +1,4 @@
-"""Step 1b for CT: the values are Hounsfield units, or the scan is refused; padding becomes air."""
+"""Steps for CT alone: Hounsfield units or none, padding, what is no brain at the skull's base."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from volad.errors import InputError
+from volad.preprocess.align import load_template
 from volad.preprocess.brain_stripped import is_stripped
 from volad.preprocess.steps import Sample, naming
 
-__all__ = ["CheckHounsfield"]
+__all__ = ["CheckHounsfield", "InsideTemplate"]
 
 AIR_HU = -1024.0
 #: Air, with noise and the blur of small voxels, is below this.
@@ -45,6 +47,37 @@ class CheckHounsfield(Transform):
             return {**sample, "facts": facts}
         raised = torch.from_numpy(np.maximum(hu, np.float32(AIR_HU)))
         return {**sample, "image": MetaTensor(raised, affine=image.affine), "facts": facts}
+
+
+class InsideTemplate(Transform):
+    """Keep of an aligned brain what lies within `margin_mm` of MNI152's.
+
+    By Hounsfield units nothing parts the brain from the soft tissue about the sella, the clivus and
+    the foramen magnum: the extraction takes some of it along, where no healthy scan has brain.
+
+    Args:
+        margin_mm: room around the template's brain.
+    """
+
+    def __init__(self, margin_mm: float = 0.0) -> None:
+        if margin_mm < 0:
+            raise ValueError(f"margin_mm must be 0 or more, got {margin_mm}")
+        self.margin_mm = margin_mm
+
+    def __call__(self, sample: Sample) -> Sample:
+        template = load_template()
+        spacing = np.linalg.norm(template.affine[:3, :3], axis=0)
+        away = ndimage.distance_transform_edt(template.t1 <= 0, sampling=spacing)
+        inside = torch.from_numpy(away <= self.margin_mm)[None]
+        image, brain = sample["image"], sample["brain"]
+        if brain.shape != inside.shape:
+            raise ValueError("InsideTemplate comes after AlignToTemplate")
+        kept = torch.where(inside, image.as_tensor(), 0)
+        return {
+            **sample,
+            "image": MetaTensor(kept, affine=image.affine),
+            "brain": MetaTensor(brain.as_tensor() & inside, affine=brain.affine),
+        }
 
 
 def _check(image: MetaTensor) -> None:

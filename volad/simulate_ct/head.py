@@ -14,7 +14,9 @@ from volad.simulate_ct.tissues import Map, Tissues
 __all__ = ["Head", "head_of"]
 
 AIR, FAT, SKIN = -1000.0, -85.0, 40.0
-#: Where lime is found in healthy adults, MNI152 mm; drawn about these.
+#: Where the horns of the lateral ventricles widen with age, MNI152 mm; drawn about these.
+HORNS_MM = ((34.0, -12.0, -23.0), (25.0, -74.0, 3.0))
+#: And where lime is found in healthy adults.
 CHOROID_MM, PINEAL_MM, PALLIDUM_MM = (23.0, -42.0, 8.0), (0.0, -29.0, 3.0), (20.0, -4.0, 0.0)
 
 
@@ -33,7 +35,7 @@ class Head:
 
 def head_of(tissues: Tissues, look: Look, random: np.random.Generator) -> Head:
     """Fill the tissues of a head with the values of a look; the random draws place the lime."""
-    fluid = _wider(tissues, look)
+    fluid = _wider(tissues, look, random)
     rest = (1 - fluid) / np.maximum(tissues.grey + tissues.white, 1e-3)
     solid = np.clip(rest, 0, None) * (look.grey * tissues.grey + look.white * tissues.white)
     hu = np.where(tissues.grey + tissues.white > 1e-3, solid, 0) + look.fluid * fluid
@@ -45,13 +47,19 @@ def head_of(tissues: Tissues, look: Look, random: np.random.Generator) -> Head:
     return Head(_wrapped(np.asarray(hu, np.float32), outside, look, random), outside)
 
 
-def _wider(tissues: Tissues, look: Look) -> Map:
-    """Share of fluid, with ventricles and sulci as wide as in the look's age."""
+def _wider(tissues: Tissues, look: Look, random: np.random.Generator) -> Map:
+    """Share of fluid, with ventricles, their horns and sulci as wide as in the look's age."""
     grown = 1 / (1 + np.exp(2.5 * (tissues.ventricle_mm - look.ventricle_growth_mm)))
     grown *= look.ventricle_growth_mm > 0.3
     near = ndimage.gaussian_filter(tissues.fluid, 1.0)
     sulci = tissues.fluid * (1 + look.sulcus_growth) + 0.35 * look.sulcus_growth * near
-    return np.asarray(np.clip(np.maximum(sulci, grown), 0, 1) * tissues.brain, np.float32)
+    wide = np.maximum(sulci, grown)
+    for horn in HORNS_MM:
+        for side in (-1.0, 1.0):
+            where = np.array(horn) * (side, 1, 1) + random.normal(0, 2, 3)
+            size = np.array([0.5, 1.2, 0.5]) * look.ventricle_growth_mm * random.uniform(0.3, 1.5)
+            wide = np.maximum(wide, _blob(tissues, where, np.maximum(size, 0.1)))
+    return np.asarray(np.clip(wide, 0, 1) * tissues.brain, np.float32)
 
 
 def _outside_mm(tissues: Tissues) -> Map:
@@ -73,9 +81,11 @@ def _membranes(tissues: Tissues, look: Look, outside: Map) -> list[tuple[Map, fl
     transverse = low * rim * (np.abs(x) < 62)
     # A tent: low at the sides and behind, rising to the straight sinus and the splenium.
     ridge = np.exp(-((x / 22) ** 2))
-    height = -30 + 0.25 * (y + 90) + (12 + 0.25 * (y + 90)) * ridge
-    tent = np.exp(-(((z - height) / 2.2) ** 2)) * (y < -36) * (y > -92)
-    straight = np.exp(-((x / 3.0) ** 2)) * tent
+    height = -28 + 0.25 * (y + 90) + (13 + 0.25 * (y + 90)) * ridge + look.tent_shift_mm
+    behind = (y < -34) * (y > -94)
+    tent = np.exp(-(((z - height) / 2.2) ** 2)) * behind
+    wide = 0.7 * look.sinus_mm
+    straight = 1.4 * np.exp(-((x / wide) ** 2) - ((z - height) / wide) ** 2) * behind
     pairs = [
         (falx, look.dura),
         (look.membrane * tent * spaces, look.dura),

@@ -27,6 +27,7 @@ class Look:
         blood: in the venous sinuses.
         dura: falx and tentorium.
         membrane: share of a voxel of 2 mm that they fill.
+        tent_shift_mm: how much higher than usual the tentorium stands.
         sinus_mm: half of the width of the venous sinuses.
         bone: of the skull.
         skull_mm: its thickness.
@@ -52,6 +53,7 @@ class Look:
     blood: float
     dura: float
     membrane: float
+    tent_shift_mm: float
     sinus_mm: float
     bone: float
     skull_mm: float
@@ -90,6 +92,7 @@ def draw_look(random: np.random.Generator) -> Look:
         blood=random.uniform(45, 66),
         dura=random.uniform(45, 75),
         membrane=random.uniform(0.3, 0.9),
+        tent_shift_mm=random.normal(0, 3),
         sinus_mm=random.uniform(3.0, 6.0),
         bone=random.uniform(600, 1300),
         skull_mm=random.uniform(3.5, 9.0),

@@ -137,6 +137,8 @@ def _steps(
     ]
     if space == "mni":
         steps.append({"_target_": f"{prefix}.AlignToTemplate"})
+        if modality == "ct":
+            steps.append({"_target_": "volad.preprocess.ct.InsideTemplate"})
     else:
         steps.append({"_target_": f"{prefix}.ResampleIsotropic", "spacing_mm": spacing_mm})
     if modality == "ct":
