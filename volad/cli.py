@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 1 a run-time error that may be worth a retry; 2 wrong arguments; 3 finished, but
 some of several scans failed; 4 a scan of another kind than the bundle knows, such as another
-contrast, of which no mask was made (--force makes it); 42 an input that can never work.
+contrast, of which no mask was made (--force makes it); 42 an input that can never work; 130 and
+143 stopped by Ctrl-C or SIGTERM (--resume goes on).
 """
 
 from __future__ import annotations
