@@ -115,8 +115,8 @@ RGB = np.zeros((5, 6, 7), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
         (header_of(84, floats(-2)), ["spacing must be positive", "correct the header"]),
         (header_of(280, floats(0, 0, 0, 5)), ["affine is singular", "correct the header's sform"]),
         (header_of(280, floats(np.nan)), ["NaN or Inf", "correct the header"]),
-        # Readable, but nothing that could be a brain.
-        (voxels_of(phantom()), ["no brain was found", "--brain-mask FILE"]),
+        # Readable, but no CT.
+        (voxels_of(phantom()), ["is not in Hounsfield units", "rescale slope and intercept"]),
     ],
 )
 def test_scans_that_can_never_work(
