@@ -18,7 +18,7 @@ from pipeline_helpers import files_below, segment
 
 from volad.batch.flow import Flow, Job, failed_outcome
 from volad.batch.reader import DiedError, GivenUpError, Here, Process, worker_count
-from volad.errors import Stopped, VoladError
+from volad.errors import StoppedError, VoladError
 from volad.io import Scan
 from volad.outputs import Outcome
 from volad.pipeline import Pipeline, prepare
@@ -262,7 +262,7 @@ def test_a_signal_leaves_what_resume_goes_on_from(
     with monkeypatch.context() as patch:
         patch.setattr("volad.batch.reader.prepare", slow)
         with pytest.raises(
-            Stopped, match=r"interrupted; \d of 3 scans are done.*--resume"
+            StoppedError, match=r"interrupted; \d of 3 scans are done.*--resume"
         ) as stopped:
             batch(scans, tmp_path).run(tell=tell)
     assert stopped.value.exit_code == code

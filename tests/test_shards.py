@@ -19,7 +19,7 @@ from volad.batch import journal as files
 from volad.batch.merge import merge
 from volad.batch.shards import pick, shard_of, share_out
 from volad.cli import main
-from volad.errors import Incomplete, InputError, UsageError
+from volad.errors import IncompleteError, InputError, UsageError
 from volad.io import Scan, find_scans
 from volad.io.size import voxel_count
 from volad.report.batch import render_index
@@ -197,13 +197,13 @@ def test_what_is_missing_is_named(copy: Path, lost: str) -> None:
         path.write_text("".join(x for x in lines if '"name": "b"' not in x) + '{"name": "b", "en')
     else:
         (copy / "b_mask.nii.gz").unlink()
-    with pytest.raises(Incomplete, match=rf"{len(names)} of 4 scans missing: .*b.*--resume"):
+    with pytest.raises(IncompleteError, match=rf"{len(names)} of 4 scans missing: .*b.*--resume"):
         merge(copy)
     assert not (copy / "statistics.csv").exists()
 
 
 def test_expected_scans_are_those_of_an_input(copy: Path, scans: Path, tmp_path: Path) -> None:
-    with pytest.raises(Incomplete, match="1 of 5 scans missing: x;"):
+    with pytest.raises(IncompleteError, match="1 of 5 scans missing: x;"):
         merge(copy, [files.scan_name(scan) for scan in find_scans(scans)])
     manifest = tmp_path / "two.csv"
     manifest.write_text(f"image\n{scans / 'a.nii.gz'}\n{scans / 'c.nii.gz'}\n")
@@ -216,7 +216,7 @@ def test_the_last_line_of_a_scan_counts(copy: Path) -> None:
     later = {**row, "error": "a.nii.gz: gone", "exit_code": 1, "ended": "2999-01-01"}
     earlier = {**later, "error": "first", "ended": "2000-01-01"}
     (copy / "volad.jsonl").write_text(json.dumps(later) + "\n" + json.dumps(earlier) + "\n")
-    with pytest.raises(Incomplete, match="1 of 4 scans failed: a;"):
+    with pytest.raises(IncompleteError, match="1 of 4 scans failed: a;"):
         merge(copy)
     assert "a.nii.gz: gone" in (copy / "statistics.csv").read_text()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "Incomplete",
+    "IncompleteError",
     "InputError",
     "OtherKindError",
-    "Stopped",
+    "StoppedError",
     "UsageError",
     "VoladError",
     "worker_died",
@@ -60,13 +60,13 @@ class OtherKindError(InputError):
         self.sample = sample
 
 
-class Incomplete(VoladError):
+class IncompleteError(VoladError):
     """Some of several scans failed or are missing; what there is has been written."""
 
     exit_code = 3
 
 
-class Stopped(VoladError):
+class StoppedError(VoladError):
     """A signal ended a run in good order.
 
     Args:

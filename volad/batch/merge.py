@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from volad.batch import journal
-from volad.errors import Incomplete, InputError
+from volad.errors import IncompleteError, InputError
 
 __all__ = ["merge"]
 
@@ -27,21 +27,21 @@ def merge(folder: Path, expected: Sequence[str] | None = None) -> list[journal.R
         The rows of the table.
 
     Raises:
-        Incomplete: scans are missing, or (with the table written) failed; names them.
+        IncompleteError: scans are missing, or (with the table written) failed; names them.
         InputError: no batch wrote to the folder.
     """
     rows = journal.read(folder)
     names = journal.planned(folder) if expected is None else list(expected)
     missing = [name for name in names if name not in rows or _lost(folder, rows[name])]
     if missing:
-        raise Incomplete(
+        raise IncompleteError(
             f"{folder}: {_listed(missing, names, 'missing')}; run their shards again with --resume"
         )
     kept = [rows[name] for name in sorted(set(names))]
     journal.write_tables(folder, kept)
     failed = [str(row["name"]) for row in kept if row["exit_code"]]
     if failed:
-        raise Incomplete(f"{folder}: {_listed(failed, names, 'failed')}; see statistics.csv")
+        raise IncompleteError(f"{folder}: {_listed(failed, names, 'failed')}; see statistics.csv")
     return kept
 
 

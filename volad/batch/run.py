@@ -20,7 +20,7 @@ from volad.batch.resume import clear, earlier, lock_path
 from volad.batch.shards import pick
 from volad.batch.signals import Signals
 from volad.bundle import Identity
-from volad.errors import OtherKindError, Stopped, VoladError
+from volad.errors import OtherKindError, StoppedError, VoladError
 from volad.io import Scan, ensure_writable
 from volad.outputs import Outcome, Outputs, write_outputs, write_refusal
 from volad.pipeline import Pipeline
@@ -106,7 +106,7 @@ class Batch:
             Outcomes in the order of the scans.
 
         Raises:
-            Stopped: Ctrl-C or SIGTERM came; what is done is whole and known to `resume`.
+            StoppedError: Ctrl-C or SIGTERM came; what is done is whole and known to `resume`.
             VoladError: with `check`, naming the first failure.
         """
         self._begin()
@@ -125,7 +125,7 @@ class Batch:
                 self._record(event, tell)
                 bar.update()
         if signals.number:
-            raise Stopped(
+            raise StoppedError(
                 f"interrupted; {len(done)} of {len(self.scans)} scans are done, the same command "
                 "with --resume goes on",
                 signals.number,
