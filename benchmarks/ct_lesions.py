@@ -1,7 +1,9 @@
 """What a CT bundle finds of bleeding and infarcts PAINTED into lesion-free scans: not clinical.
 
-    python benchmarks/ct_lesions.py --bundle head_ct_ae --simulated SCAN ... [--whole] \
+    python benchmarks/ct_lesions.py --bundle head_ct_ae --whole \
         --template DIR/scct_unsmooth_SS_0.01.nii.gz
+    python benchmarks/ct_lesions.py --bundle head_ct_ae \
+        --manifest data_manifests/ixi_hh_ct.csv --data-dir DIR --cache-dir CACHE
 
 The template is real: the average head CT of older healthy adults (Rorden et al., NeuroImage 61
 (2012)); the simulated scans are `volad.simulate_ct`'s, of subjects neither trained on nor
@@ -28,10 +30,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from volad import bundle
+from volad.data import read_split
 from volad.errors import VoladError
 from volad.io import Volume, find_scans, read_volume
 from volad.pipeline import Pipeline, prepare
 from volad.postprocess import DropSmallLesions, Threshold, ToScan
+from volad.simulate_ct import write_scans
 from volad.synthetic.ct import BLEEDS, CTLesion, CTScan, paint_ct
 
 BLEED_HU, INFARCT_HU = (50.0, 60.0, 70.0, 80.0), (-4.0, -8.0, -12.0, -16.0)
@@ -85,12 +89,21 @@ def main() -> None:
     print(f"threshold {detector.threshold:.3f}; lesions are painted, nothing is a patient's\n")
     for title, paths, volumes in (
         ("the real template", [args.template], VOLUMES_ML),
-        ("simulated scans", args.simulated, args.volumes),
+        ("simulated scans", _simulated(args), args.volumes),
     ):
         if paths and paths[0] is not None:
             _on(title, detector, paths, volumes, args)
     if args.whole:
         _whole(detector, args.template)
+
+
+def _simulated(args: Any) -> list[Path]:
+    """CTs of subjects neither trained on nor calibrated with."""
+    if args.manifest is None:
+        return []
+    rows = read_split(args.manifest, args.data_dir, "test")[: args.scans]
+    made = write_scans(rows, args.cache_dir / "simulated_test", args.cache_dir, seed=99)
+    return [scan.path for scan in find_scans(made)]
 
 
 def _on(
@@ -196,7 +209,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--bundle", default="head_ct_ae")
     parser.add_argument("--template", type=Path)
-    parser.add_argument("--simulated", type=Path, nargs="*", default=[])
+    parser.add_argument("--manifest", help="healthy T1; CTs of its split `test` are simulated")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--cache-dir", type=Path)
+    parser.add_argument("--scans", type=int)
     parser.add_argument("--volumes", type=float, nargs="+", default=[2.0, 5.0, 20.0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--whole", action="store_true")

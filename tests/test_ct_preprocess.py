@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from ct_helpers import RADII_MM, dice, grid_affine, grid_shape, head_in_hu, meta
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from volad import bundle, skeleton
 from volad.errors import InputError
 from volad.io import find_scans, read_volume
 from volad.preprocess.align import load_template
 from volad.preprocess.brain import BrainMask, CTBrain
-from volad.preprocess.ct import CheckHounsfield, InsideTemplate
+from volad.preprocess.ct import CheckHounsfield, InsideTemplate, Remark
 from volad.preprocess.steps import ExtractBrain, Load
 
 
@@ -108,3 +110,22 @@ def test_what_lies_beside_the_templates_brain_is_left_out() -> None:
     assert (wider & known).sum() == known.sum() < wider.sum()
     ball = ndimage.generate_binary_structure(3, 1)
     assert not (wider & ~ndimage.binary_dilation(known, ball, iterations=4)).any()
+
+
+def test_a_remark_joins_what_the_user_is_told() -> None:
+    assert Remark("simulated")({"flags": ["tilted"]})["flags"] == ["tilted", "simulated"]
+
+
+def test_a_bundle_from_simulated_scans_says_so_with_every_result(tmp_path: Path) -> None:
+    skeleton.create(tmp_path / "b", "ae", arguments={}, modality="ct", simulate=True)
+    said = [
+        flag
+        for step in bundle.part(tmp_path / "b", "preprocessing").transforms
+        if isinstance(step, Remark)
+        for flag in step({"flags": []})["flags"]
+    ]
+    assert len(said) == 1
+    assert "SIMULATED" in said[0]
+    metadata = json.loads((tmp_path / "b" / "configs" / "metadata.json").read_text())
+    assert metadata["simulated_training_data"] is True
+    assert "SIMULATED" in metadata["data_source"]

@@ -14,7 +14,7 @@ from volad.preprocess.align import load_template
 from volad.preprocess.brain_stripped import is_stripped
 from volad.preprocess.steps import Sample, naming
 
-__all__ = ["CheckHounsfield", "InsideTemplate"]
+__all__ = ["CheckHounsfield", "InsideTemplate", "Remark"]
 
 AIR_HU = -1024.0
 #: Air, with noise and the blur of small voxels, is below this.
@@ -78,6 +78,20 @@ class InsideTemplate(Transform):
             "image": MetaTensor(kept, affine=image.affine),
             "brain": MetaTensor(brain.as_tensor() & inside, affine=brain.affine),
         }
+
+
+class Remark(Transform):
+    """Add a line that every result of the bundle must carry to what the user is told.
+
+    Args:
+        text: the line.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __call__(self, sample: Sample) -> Sample:
+        return {**sample, "flags": [*sample["flags"], self.text]}
 
 
 def _check(image: MetaTensor) -> None:

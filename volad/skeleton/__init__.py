@@ -11,7 +11,15 @@ from volad import methods
 from volad.errors import UsageError
 from volad.io import write_json, write_text
 from volad.methods._base import Method
-from volad.skeleton.docs import LOGGING, MNI_GRID, MULTI_GPU, SIMULATED, metadata, readme
+from volad.skeleton.docs import (
+    LOGGING,
+    MNI_GRID,
+    MULTI_GPU,
+    SIMULATED,
+    SIMULATED_REMARK,
+    metadata,
+    readme,
+)
 from volad.skeleton.inference import inference
 from volad.skeleton.training import training as training_settings
 
@@ -71,6 +79,7 @@ def create(
     }
     if simulate:
         configs["metadata"] |= SIMULATED
+        configs["inference"]["preprocessing"]["transforms"].insert(1, SIMULATED_REMARK)
     for name, config in configs.items():
         write_json(root / "configs" / f"{name}.json", config)
     write_text(root / "configs" / "logging.conf", LOGGING)

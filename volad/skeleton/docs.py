@@ -10,7 +10,15 @@ from typing import Any
 import volad
 from volad import methods
 
-__all__ = ["LOGGING", "MNI_GRID", "MULTI_GPU", "SIMULATED", "metadata", "readme"]
+__all__ = [
+    "LOGGING",
+    "MNI_GRID",
+    "MULTI_GPU",
+    "SIMULATED",
+    "SIMULATED_REMARK",
+    "metadata",
+    "readme",
+]
 
 #: Voxels of the shipped MNI152 grid (`volad.preprocess.align.Template`).
 MNI_GRID = (80, 96, 88)
@@ -30,6 +38,13 @@ SIMULATED = {
     "simulated_training_data": True,
     "data_source": "SIMULATED CT: no CT was trained on or calibrated with; state the source of the "
     "healthy T1 scans that they were made from",
+}
+
+#: And what is said with every result of one.
+SIMULATED_REMARK = {
+    "_target_": "volad.preprocess.ct.Remark",
+    "text": "this bundle was trained on and calibrated with SIMULATED CT: its threshold promises "
+    "nothing for real scans until volad calibrate was run on healthy ones",
 }
 
 LOGGING = """[loggers]
