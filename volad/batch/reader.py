@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 #: Fewer scans are done before processes have loaded their libraries.
 WORTH_WORKERS = 4
 MOST_WORKERS = 8
+#: What worker processes need; loaded by the server that they are forked from, so that each of them,
+#: and each that takes a dead one's place, is there at once.
+_LOADED_ONCE = ("volad.batch.reader", "SimpleITK")
 
 
 class DiedError(Exception):
@@ -117,7 +120,9 @@ class Process:
         with self._guard:
             if self._stopped:
                 raise GivenUpError
-            context = get_context("spawn")  # forking a process that has run torch can hang
+            # Forking a process that has run torch can hang; the server has only loaded it.
+            context = get_context("forkserver")
+            context.set_forkserver_preload(list(_LOADED_ONCE))
             self._pipe, its_end = context.Pipe()
             self._process = context.Process(
                 target=_serve, args=(its_end, *self._settings), daemon=True
