@@ -23,6 +23,7 @@ from monai.data import MetaTensor
 from painted import paint
 from scan_changes import CHANGES, Levels
 from scipy import ndimage
+from tqdm import tqdm
 
 from volad import bundle
 from volad.data import read_split
@@ -45,7 +46,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|", flush=True)
     rows = read_split(args.manifest, args.data_dir, "test")[: args.scans]
     found: dict[str, list[dict[str, Any] | None]] = {}
-    for number, row in enumerate(rows):
+    for number, row in enumerate(tqdm(rows, unit="scan")):
         for name, facts in _variants(pipeline, row.scan, number, set(args.only)):
             found.setdefault(name, []).append(facts)
     for name, every in found.items():
