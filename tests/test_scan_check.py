@@ -208,13 +208,18 @@ def test_unusual_is_flagged_not_refused() -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_bundles_know_their_kind(name: str) -> None:
+    """All but those of simulated scans, which say nothing of what real ones are like."""
     root = bundle.find(name)
     found = load(root / "models" / "scan_check.json")
+    if "volad.preprocess.ct.Remark" in (root / "configs" / "inference.json").read_text():
+        assert found is None
+        return
     assert found is not None
-    calibrated = json.loads((root / "models" / "calibration.json").read_text())
-    assert {s["sha256"] for s in found.scans} == {s["sha256"] for s in calibrated["scans"]}
-    assert all(len(distances) == len(found.scans) == 30 for distances in found.distances.values())
-    assert found.fitted == 104
+    calibrated = json.loads((root / "models" / "calibration.json").read_text())["scans"]
+    trained = json.loads((root / "models" / "trained_on.json").read_text())["scans"]
+    assert {s["sha256"] for s in found.scans} == {s["sha256"] for s in calibrated}
+    assert {len(distances) for distances in found.distances.values()} == {len(calibrated)}
+    assert found.fitted == len(trained)
     assert max(found.distances["kind"]) * MARGIN <= found.limit
     assert set(FEATURES) <= found.usual.keys()
     assert {"score_mean", "score_p99"} <= found.usual.keys()
