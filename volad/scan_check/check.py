@@ -22,9 +22,10 @@ __all__ = ["ALPHA", "FAMILIES", "Finding", "ScanCheck", "Usual", "load", "p_valu
 ALPHA = 0.05
 #: A scan is refused where it lies this much further out than every healthy scan did.
 MARGIN = 1.5
-#: And never nearer than this: some of the largest distances of real T1 scans of other scanners
-#: are half of it, other contrasts lie at twice as far (benchmarks/scan_check.py).
+#: And never nearer than this: the largest distances of real T1 scans of other scanners
+#: are half of it, other contrasts lie three times as far out (benchmarks/scan_check.py).
 LEAST_LIMIT = 3.0
+
 FAMILIES: tuple[Family, ...] = ("kind", "quality")
 SCORE = "score_"
 
@@ -86,8 +87,8 @@ class ScanCheck:
     those it is at or below any a with a probability of at most a.
 
     A p-value alone must not refuse: of n calibration scans the furthest one has 1 / (n + 1), and so
-    would one of n + 1 new healthy ones. So a low one flags a scan, and it is refused where it is
-    also beyond `limit`.
+    would one of n + 1 new healthy ones. So a low one only flags a scan; it is refused where it is
+    beyond `limit`, out of reach of all healthy scans that were seen.
 
     Attributes:
         usual: of every feature.
