@@ -173,8 +173,11 @@ def _mask(folder: Path, name: str) -> np.ndarray:
 def _print_loop(journal: Path, workers: int) -> None:
     rows = [json.loads(line) for line in journal.read_text().splitlines()]
     ended = sorted(datetime.fromisoformat(row["ended"]).timestamp() for row in rows)
-    # From the first scan's end to the last one's: loading is over, and all stages are at work.
-    steady = (ended[-1] - ended[0]) / (len(rows) - 1)
+    lanes = max(1, min(workers, os.cpu_count() or 1))
+    if len(rows) <= lanes:
+        return
+    # From when every lane has done one to the last one's end: loading is over, all are at work.
+    steady = (ended[-1] - ended[lanes - 1]) / (len(rows) - lanes)
     stages: dict[str, float] = {}
     for row in rows:
         for stage, seconds in row["seconds"].items():
@@ -183,7 +186,6 @@ def _print_loop(journal: Path, workers: int) -> None:
     first = order.index("ScanCheck") if "ScanCheck" in order else order.index("model")
     preparing = sum(stages[stage] for stage in order[:first])
     model = sum(stages.get(stage, 0.0) for stage in ("ScanCheck", "model"))
-    lanes = max(1, min(workers, os.cpu_count() or 1))
     larger = max(model, preparing / lanes)
     gaps = [later - sooner for sooner, later in pairwise(ended)]
     print("\nstage (seconds a scan, mean): " + ", ".join(f"{k} {v:.2f}" for k, v in stages.items()))
@@ -195,6 +197,11 @@ def _print_loop(journal: Path, workers: int) -> None:
     print(
         f"over the larger of model ({model:.2f} s) and preprocessing ({preparing:.2f} s in "
         f"{lanes} lanes): {steady / larger:.2f} x"
+    )
+    total = sum(stages.values())
+    print(
+        f"the same steps in one line take {total:.2f} s: {total / larger:.2f} x is the most that "
+        "reading ahead can gain on them"
     )
 
 

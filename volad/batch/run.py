@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.transforms import Compose
 from tqdm import tqdm
 
 from volad.batch import journal
@@ -26,6 +27,7 @@ from volad.outputs import Outcome, Outputs, write_outputs, write_refusal
 from volad.pipeline import Pipeline
 from volad.preprocess.steps import Sample
 from volad.provenance import parameters, scan_parameters
+from volad.scan_check.gate import MeasureAhead
 
 __all__ = ["Batch"]
 
@@ -155,10 +157,13 @@ class Batch:
         journal.write_tables(self.outputs.folder, rows, **wanted)
 
     def _flow(self) -> Flow:
-        readers: list[Reader] = [Here(self.pipeline.preprocessing)]
+        steps = self.pipeline.preprocessing
+        if self.pipeline.scan_check is not None:
+            steps = Compose([*steps.transforms, MeasureAhead()])
+        readers: list[Reader] = [Here(steps)]
         if self.workers:
             threads = max(1, torch.get_num_threads() // self.workers)
-            readers = [Process(self.pipeline.preprocessing, threads) for _ in range(self.workers)]
+            readers = [Process(steps, threads) for _ in range(self.workers)]
         return Flow(
             self.scans,
             readers,

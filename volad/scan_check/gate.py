@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from monai.transforms import Transform
 from torch import Tensor
 
 from volad.errors import OtherKindError
@@ -12,10 +14,24 @@ from volad.preprocess.steps import Sample
 from volad.scan_check.check import Finding, ScanCheck
 from volad.scan_check.measure import kind_of, quality_of, reconstruction_of
 
-__all__ = ["admit", "look_back"]
+__all__ = ["MeasureAhead", "admit", "look_back"]
 
 #: Oddities named in a line.
 NAMED = 2
+
+
+class MeasureAhead(Transform):
+    """A last step of preprocessing that takes the measuring off the model's loop."""
+
+    def __call__(self, sample: Sample) -> Sample:
+        return {**sample, "measured": {"kind": kind_of(sample), "quality": quality_of(sample)}}
+
+
+def _measured(
+    sample: Sample, family: str, measure: Callable[[Sample], dict[str, float]]
+) -> dict[str, float]:
+    found: dict[str, float] = sample.get("measured", {}).get(family) or measure(sample)
+    return found
 
 
 def admit(check: ScanCheck, sample: Sample, force: bool) -> dict[str, float]:
@@ -25,7 +41,7 @@ def admit(check: ScanCheck, sample: Sample, force: bool) -> dict[str, float]:
         OtherKindError: of another than the bundle knows, and `force` is False; with what the
             sidecar says of it.
     """
-    found = kind_of(sample)
+    found = _measured(sample, "kind", kind_of)
     kind = check.judge(found, "kind")
     if kind.refused and not force:
         facts = {**check.facts(found, [kind]), "forced": False}
@@ -61,7 +77,7 @@ def look_back(
     """
     counterpart = None if x_hat is None else x_hat[None]
     model = reconstruction_of(network, sample["image"].as_tensor()[None], score[None], counterpart)
-    found = {**found, **quality_of(sample), **model}
+    found = {**found, **_measured(sample, "quality", quality_of), **model}
     kind, quality = (check.judge(found, family) for family in ("kind", "quality"))
     facts = {**check.facts(found, [kind, quality]), "forced": kind.refused}
     return {"scan_check": facts, "flags": [*sample["flags"], *_flags(kind, quality)]}
