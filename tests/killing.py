@@ -16,7 +16,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -47,17 +47,27 @@ class Runs:
     ) -> None:
         self._server.communicate()
 
-    def run(self, arguments: Sequence[str], kill_after_s: float | None = None) -> int:
-        """Exit code of a run; with a time, it is killed then (-9) unless it has ended before."""
+    def run(
+        self,
+        arguments: Sequence[str],
+        kill_after_s: float | None = None,
+        kill_once: Callable[[], bool] | None = None,
+    ) -> int:
+        """Exit code of a run.
+
+        It is killed (-9), unless it has ended before, after a time or once something is true.
+        """
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps(list(arguments)) + "\n")
         self._server.stdin.flush()
         pid = int(self._line())
-        if kill_after_s is not None:
-            time.sleep(kill_after_s)
-            os.kill(
-                pid, signal.SIGKILL
-            )  # at worst a zombie: the server waits for it only when told
+        if kill_after_s is not None or kill_once is not None:
+            time.sleep(kill_after_s or 0)
+            until = time.monotonic() + 60
+            while kill_once is not None and not kill_once() and time.monotonic() < until:
+                time.sleep(0.001)
+            # At worst a zombie: the server waits for it only when told.
+            os.kill(pid, signal.SIGKILL)
         self._server.stdin.write("\n")
         self._server.stdin.flush()
         return int(self._line())

@@ -20,6 +20,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from monai.data import MetaTensor
 from phantoms import Scans
 from pipeline_helpers import healthy_set
 from test_train import Counting, Slider, ThreeStages, results, settings, state, windows
@@ -322,7 +323,7 @@ def prepare(folder: Path) -> Any:
     def step(sample: Any) -> Any:
         time.sleep(0.3 * distributed.rank())
         made.append(sample["image"].name)
-        return {"image": torch.ones(1, 2), "brain": torch.ones(1, 2)}
+        return {"image": MetaTensor(torch.ones(1, 2)), "brain": torch.ones(1, 2)}
 
     rows = [Row(f"s{n}", "train", Path(f"s{n}.nii"), f"hash{n}") for n in range(5)]
     # The last transform is not for the cache.
