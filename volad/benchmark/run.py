@@ -12,11 +12,10 @@ Everything lies below one folder, so that every figure can be traced to what mad
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,16 @@ from tqdm import tqdm
 
 import volad
 from volad import api, bundle
+from volad.batch.resume import earlier
 from volad.benchmark.data import Ready
 from volad.benchmark.plan import Detector, Plan, seeds_of
 from volad.errors import VoladError
-from volad.io import Scan, input_sha256, write_json
+from volad.io import write_json
+from volad.io.digest import sha256_of
 from volad.outputs import Outputs, write_outputs
 from volad.pipeline import Pipeline, prepare
 from volad.preprocess.steps import Sample
+from volad.provenance import parameters, scan_parameters
 
 __all__ = ["Run", "score", "train_all"]
 
@@ -86,7 +88,7 @@ def _trained(plan: Plan, detector: Detector, seed: int, out: Path, device: str) 
 
 
 def score(runs: Sequence[Run], data: Ready, out: Path, device: str) -> dict[str, Path]:
-    """Segment a data set's scans with every run; what is finished is kept.
+    """Segment a data set's scans with every run; what is finished is kept, as by `--resume`.
 
     Runs that prepare scans alike share the preparation, which costs most of the time.
 
@@ -94,47 +96,59 @@ def score(runs: Sequence[Run], data: Ready, out: Path, device: str) -> dict[str,
         The folder of results of each run.
     """
     folders = {run.name: out / "results" / run.name / data.name for run in runs}
-    for run in runs:
-        _begin(folders[run.name], _stamp(run, data))
-    todo = {run.name: [s for s in data.scans if not _done(folders[run.name], s)] for run in runs}
-    waiting = [run for run in runs if todo[run.name]]
-    pipelines = {run.name: _pipeline(run, device) for run in waiting}
+    judged = [_Judged.of(run, data, folders[run.name], device) for run in runs]
     for scan in tqdm(data.scans, desc=data.name, unit="scan", disable=None):
-        wanting = [run for run in waiting if scan in todo[run.name]]
-        for run, sample in _prepared(wanting, pipelines, scan):
-            pipeline = pipelines[run.name]
-            result = pipeline.finish(pipeline.score(sample))
-            outputs = Outputs(folders[run.name], save_brain=True, stats=False, report=False)
-            write_outputs(outputs, scan, result, pipeline, bundle.identity(run.root))
+        prepared: dict[str, Sample] = {}
+        for one in judged:
+            made_with = scan_parameters(one.common, scan)
+            if earlier(one.outputs, scan, made_with) is not None:
+                continue
+            if one.recipe not in prepared:
+                prepared[one.recipe] = prepare(one.pipeline.preprocessing, scan)
+            result = one.pipeline.finish(one.pipeline.score(prepared[one.recipe]))
+            write_outputs(one.outputs, scan, result, one.pipeline, one.identity, made_with)
     return folders
 
 
-def _pipeline(run: Run, device: str) -> Pipeline:
-    # A scan of another kind is judged too, and counted among the flagged: to leave it out flatters.
-    settings = {"device": api.device_setting(device), "force": True}
-    parser = bundle.open_config(run.root, "inference", settings)
-    pipeline: Pipeline = bundle.build(parser, "pipeline")
-    return pipeline
+@dataclass(frozen=True)
+class _Judged:
+    """A run that is ready to score.
 
+    Attributes:
+        outputs: where its results go.
+        pipeline: its bundle's.
+        identity: its bundle.
+        recipe: how it prepares scans; runs with the same one can share them.
+        common: what its results depend on (`volad.provenance.parameters`).
+    """
 
-def _prepared(
-    runs: Sequence[Run], pipelines: dict[str, Pipeline], scan: Scan
-) -> Iterator[tuple[Run, Sample]]:
-    """The scan prepared for each run."""
-    done: dict[str, Sample] = {}
-    for run in runs:
+    outputs: Outputs
+    pipeline: Pipeline
+    identity: bundle.Identity
+    recipe: str
+    common: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, run: Run, data: Ready, folder: Path, device: str) -> _Judged:
+        identity = bundle.identity(run.root)
+        _begin(folder, _stamp(run, identity, data))
+        # A scan of another kind is judged too, and counted among the flagged: to leave it out
+        # flatters.
+        settings = {"device": api.device_setting(device), "force": True}
+        parser = bundle.open_config(run.root, "inference", settings)
+        pipeline: Pipeline = bundle.build(parser, "pipeline")
+        outputs = Outputs(folder, save_brain=True, stats=False, report=False)
         recipe = json.dumps(bundle.settings(run.root, "preprocessing"), sort_keys=True, default=str)
-        if recipe not in done:
-            done[recipe] = prepare(pipelines[run.name].preprocessing, scan)
-        yield run, done[recipe]
+        common = parameters(pipeline, identity, outputs.wanted())
+        return cls(outputs, pipeline, identity, recipe, common)
 
 
-def _stamp(run: Run, data: Ready) -> dict[str, Any]:
+def _stamp(run: Run, identity: bundle.Identity, data: Ready) -> dict[str, Any]:
     """What results depend on; another stamp makes them anew."""
     files = [run.root / "configs" / "inference.json", run.root / "models" / "calibration.json"]
-    hashes = {file.name: _sha256(file) for file in [*files, data.manifest] if file.exists()}
+    hashes = {f.name: sha256_of([f]) for f in [*files, data.manifest] if f.exists()}
     return {
-        "bundle": bundle.identity(run.root).facts(),
+        "bundle": identity.facts(),
         "data": data.name,
         "synthetic": data.synthetic,
         "sha256": hashes,
@@ -156,16 +170,3 @@ def _begin(folder: Path, stamp: dict[str, Any]) -> None:
         raise VoladError(f"{folder}: holds files that no benchmark made; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, stamp)
-
-
-def _done(folder: Path, scan: Scan) -> bool:
-    """Whether the sidecar, which is written last, is there and of this very scan."""
-    try:
-        sidecar = json.loads((folder / f"{scan.name}_mask.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(sidecar["input"]["sha256"] == input_sha256(scan))
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
