@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from volad import bundle, skeleton
-from volad.cache import fill_cache
+from volad.cache import fill_cache, read_cached
 from volad.calibrate import Calibration, Promise
 from volad.calibrate.measure import describe_steps, measure_all, refuse_known
 from volad.calibrate.target import TRAINED_ON, save, target, trained_on
@@ -21,7 +21,7 @@ from volad.io import Scan, find_scans, input_sha256, write_json
 from volad.outputs import Outcome
 from volad.pipeline import Pipeline
 from volad.preprocess.intensity import learn_landmarks
-from volad.scan_check.fitting import cached_samples, fit, values_of
+from volad.scan_check.fitting import fit, values_of
 from volad.simulate_ct import write_scans
 
 __all__ = ["calibrate", "device_setting", "segment", "train"]
@@ -195,7 +195,7 @@ def _fit_scan_check(
     pipeline.scan_check = None  # that of an earlier training must not refuse anything
     steps = bundle.settings(folder, "preprocessing")
     samples = {
-        split: cached_samples(fill_cache(found, pipeline.preprocessing, cache, steps, workers))
+        split: map(read_cached, fill_cache(found, pipeline.preprocessing, cache, steps, workers))
         for split, found in rows.items()
     }
     known = [

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from monai.data import MetaTensor
 from tqdm import tqdm
 
 from volad import __version__, distributed
@@ -22,7 +24,7 @@ from volad.io import atomic, input_sha256
 if TYPE_CHECKING:
     from volad.data import Row
 
-__all__ = ["fill_cache"]
+__all__ = ["fill_cache", "read_cached"]
 
 #: Part of the files' names: goes up when what they hold changes.
 LAYOUT = 2
@@ -85,6 +87,18 @@ def _before_scale(settings: Any) -> Any:
     stored = copy.deepcopy(settings)
     stored["preprocessing"]["transforms"] = stored["preprocessing"]["transforms"][:-1]
     return stored
+
+
+def read_cached(file: Path) -> dict[str, Any]:
+    """A sample as it was before the intensity scale, from a file of `fill_cache`."""
+    with np.load(file) as stored:
+        affine = torch.from_numpy(stored["affine"])
+        return {
+            "image": MetaTensor(torch.from_numpy(stored["image"]), affine=affine),
+            "brain": MetaTensor(torch.from_numpy(stored["brain"]), affine=affine),
+            "facts": json.loads(str(stored["facts"])),
+            "volume": None,
+        }
 
 
 def _preprocess(steps: Sequence[Any], row: Row, file: Path) -> None:

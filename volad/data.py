@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
     RandAdjustContrast,
@@ -26,7 +25,7 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from volad.cache import fill_cache
+from volad.cache import fill_cache, read_cached
 from volad.errors import InputError
 from volad.io import Scan, input_sha256
 
@@ -233,8 +232,6 @@ class HealthySet:
 
 
 def _scaled(file: Path, scale: Any) -> Tensor:
-    with np.load(file) as stored:
-        image, brain = MetaTensor(stored["image"]), MetaTensor(stored["brain"])
-    sample = scale({"image": image, "brain": brain, "volume": None})
+    sample = scale(read_cached(file))
     # Half precision resolves the intensity scale to a thousandth, in half the memory.
     return torch.as_tensor(sample["image"].as_tensor()).half()

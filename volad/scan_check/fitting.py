@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
 
 from volad.errors import InputError
 from volad.preprocess.steps import Sample
@@ -23,22 +19,9 @@ from volad.scan_check.words import FEATURES, of_scan_score
 if TYPE_CHECKING:
     from volad.pipeline import Pipeline
 
-__all__ = ["cached_samples", "fit", "measure", "values_of"]
+__all__ = ["fit", "measure", "values_of"]
 
 Found = dict[str, float]
-
-
-def cached_samples(files: Iterable[Path]) -> Iterator[Sample]:
-    """Samples as they were before the intensity scale, from a cache (`volad.cache.fill_cache`)."""
-    for file in files:
-        with np.load(file) as stored:
-            affine = torch.from_numpy(stored["affine"])
-            yield {
-                "image": MetaTensor(torch.from_numpy(stored["image"]), affine=affine),
-                "brain": MetaTensor(torch.from_numpy(stored["brain"]), affine=affine),
-                "facts": json.loads(str(stored["facts"])),
-                "volume": None,
-            }
 
 
 def fit(
@@ -55,7 +38,7 @@ def fit(
 
     Args:
         pipeline: of the bundle, trained; without a scan check.
-        train: samples before the intensity scale (`cached_samples`); read once.
+        train: samples before the intensity scale (`volad.cache.read_cached`); read once.
         validation: as `train`.
         scans: name and sha256 of each of `validation`.
         seed: of the variation.

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from volad import distributed
-from volad.cache import fill_cache
+from volad.cache import fill_cache, read_cached
 from volad.data import Row
 from volad.io import atomic
 from volad.preprocess.steps import AlignToTemplate, CorrectBias, ExtractBrain, Load, RobustRange
@@ -128,7 +127,8 @@ def kept_tissues(rows: Sequence[Row], cache_dir: Path, workers: int = 0) -> list
     mine = distributed.share(list(zip(prepared, files, strict=True)))
     todo = [(source, file) for source, file in mine if not file.exists()]
     for source, file in tqdm(todo, "tissues", unit="scan", disable=distributed.hide_bar()):
-        _store(_studied(source), file)
+        sample = read_cached(source)
+        _store(tissues_of(sample["image"], sample["brain"]), file)
     distributed.wait()
     return files
 
@@ -145,14 +145,6 @@ def load(file: Path) -> Tissues:
             ventricle_mm=stored["ventricle_mm"].astype(np.float32) / 10,
             affine=stored["affine"],
         )
-
-
-def _studied(source: Path) -> Tissues:
-    with np.load(source) as stored:
-        affine = torch.from_numpy(stored["affine"])
-        image = MetaTensor(torch.from_numpy(stored["image"]), affine=affine)
-        brain = MetaTensor(torch.from_numpy(stored["brain"]), affine=affine)
-    return tissues_of(image, brain)
 
 
 def _store(tissues: Tissues, file: Path) -> None:
