@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from volad.benchmark.plan import DataSet
 from volad.errors import InputError, UsageError
 from volad.io import Scan, write_text
 from volad.io.find import stem
+from volad.io.table import csv_text, manifest_text
 from volad.synthetic import DEFAULT, Source, read_suite, write_suite
 
 __all__ = ["Ready", "make_ready"]
@@ -60,7 +60,7 @@ def make_ready(data: DataSet, folder: Path) -> Ready:
         lesions = painted.parent / "lesions.csv"
         rows = _rows(DataSet(data.name, painted, painted.parent, by=data.by))
     manifest = folder / f"{data.name}.csv"
-    write_text(manifest, _csv(rows))
+    write_text(manifest, csv_text(list(rows[0]), rows))
     return Ready(data.name, manifest, tuple(map(_scan, rows)), lesions)
 
 
@@ -70,11 +70,7 @@ def _scan(row: Mapping[str, str]) -> Scan:
 
 def _rows(data: DataSet) -> list[dict[str, str]]:
     """The rows that a data set takes, with absolute paths, a name each and a column `lesion`."""
-    try:
-        with data.manifest.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{data.manifest}: not a readable CSV manifest ({error})") from error
+    rows = list(csv.DictReader(manifest_text(data.manifest).splitlines()))
     if not rows or "image" not in rows[0]:
         raise InputError(f"{data.manifest}: no scans, or no column 'image'; add it")
     missing = [column for column in data.by if column not in rows[0]]
@@ -98,11 +94,3 @@ def _whole(row: Mapping[str, str | None], data: DataSet) -> dict[str, str]:
     whole["name"] = whole.get("name") or stem(Path(whole["image"]))
     whole["subject"] = whole.get("subject") or whole["name"]
     return whole
-
-
-def _csv(rows: list[dict[str, str]]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()

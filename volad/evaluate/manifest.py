@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from volad.errors import InputError, UsageError
 from volad.io.find import stem
-from volad.io.guard import reading
+from volad.io.table import manifest_text
 
 __all__ = ["Row", "read_rows"]
 
@@ -58,13 +58,7 @@ def read_rows(
         UsageError: a column of `by` is not there, or has too many values for subgroups.
     """
     path = Path(path)
-    with reading(path):
-        raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text; save the manifest as UTF-8") from error
-    table = csv.DictReader(text.splitlines())
+    table = csv.DictReader(manifest_text(path).splitlines())
     columns = [column.strip() for column in table.fieldnames or ()]
     _check(columns, path, by)
     table.fieldnames = columns

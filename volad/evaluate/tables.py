@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from volad.evaluate.measure import CaseRow
 from volad.evaluate.numbers import ordered, written
+from volad.io.table import csv_text
 
 __all__ = ["case_facts", "cases_csv", "summary_csv", "terminal"]
 
@@ -78,12 +77,7 @@ def _metric_rows(part: Mapping[str, Any], where: Mapping[str, str]) -> Iterable[
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, columns, lineterminator="\n", restval="")
-    table.writeheader()
-    for row in rows:
-        table.writerow({key: _short(value) for key, value in row.items()})
-    return text.getvalue()
+    return csv_text(columns, ({key: _short(value) for key, value in row.items()} for row in rows))
 
 
 def _short(value: Any) -> Any:

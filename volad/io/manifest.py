@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from volad.errors import InputError
-from volad.io.guard import one_line, reading
+from volad.io.guard import one_line
+from volad.io.table import manifest_text
 
 __all__ = ["MANIFESTS", "Entry", "read_manifest"]
 
@@ -43,14 +44,9 @@ def read_manifest(path: Path) -> list[Entry]:
     Raises:
         InputError: not a manifest, no `image` in it, or a name that is no file name.
     """
-    with reading(path):
-        text = path.read_bytes()
-    try:
-        decoded = text.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text; save the manifest as UTF-8") from error
+    text = manifest_text(path)
     rows = _of_csv if path.suffix.lower() == ".csv" else _of_json
-    entries = [_entry(row, place, path) for place, row in rows(decoded, path)]
+    entries = [_entry(row, place, path) for place, row in rows(text, path)]
     if not entries:
         raise InputError(f"{path}: names no scans; add a line for each")
     return entries

@@ -7,14 +7,13 @@ by kind).
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from string import Template
 from typing import Any
 from urllib.parse import quote
 
+from volad.io.table import csv_text
 from volad.report.html import asset, policy
 from volad.report.lesions import summary_row
 
@@ -33,19 +32,18 @@ def statistics_csv(rows: Sequence[Row]) -> str:
     Scores have a column where any scan has them, so that one that failed does not shift the table.
     """
     names = dict.fromkeys(key for row in rows for key in row["scan_scores"])
-    text = io.StringIO()
     lesions = list(summary_row("", [], 0))
     checked = CHECKED if any(row.get("scan_check") for row in rows) else ()
     columns = [*lesions, *(f"scan_{key}" for key in names), *checked, "flags", "error"]
-    table = csv.DictWriter(text, columns, lineterminator="\n")
-    table.writeheader()
-    for row in rows:
-        scores = {f"scan_{key}": f"{value:.6g}" for key, value in row["scan_scores"].items()}
-        check = _check(row.get("scan_check") or {}) if checked else {}
-        ended = {"flags": "; ".join(row["flags"]), "error": row["error"]}
-        found = {key: row[key] for key in lesions if key in row}
-        table.writerow({"Name": row["name"], **found, **scores, **check, **ended})
-    return text.getvalue()
+    return csv_text(columns, (_line(row, lesions, checked=bool(checked)) for row in rows))
+
+
+def _line(row: Row, lesions: Sequence[str], *, checked: bool) -> dict[str, Any]:
+    scores = {f"scan_{key}": f"{value:.6g}" for key, value in row["scan_scores"].items()}
+    check = _check(row.get("scan_check") or {}) if checked else {}
+    ended = {"flags": "; ".join(row["flags"]), "error": row["error"]}
+    found = {key: row[key] for key in lesions if key in row}
+    return {"Name": row["name"], **found, **scores, **check, **ended}
 
 
 def _check(facts: Mapping[str, Any]) -> dict[str, str]:

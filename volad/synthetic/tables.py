@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from volad.errors import InputError
 from volad.io import write_text
 from volad.io.guard import one_line, reading
+from volad.io.table import csv_text
 from volad.synthetic.case import Case
 from volad.synthetic.spec import Suite
 
@@ -144,8 +144,5 @@ def _lesions(case: Case, record: Mapping[str, Any], suite: Suite) -> list[Lesion
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    text = io.StringIO()
-    table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    write_text(path, text.getvalue())
+    chosen = ({key: row[key] for key in columns if key in row} for row in rows)
+    write_text(path, csv_text(columns, chosen))
