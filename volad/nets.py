@@ -12,7 +12,15 @@ from monai.networks.blocks import Convolution, SubpixelUpsample, UpSample
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-__all__ = ["AttentionUNet", "ConvAutoencoder", "PatchCritic", "SelfAttention"]
+__all__ = [
+    "AttentionUNet",
+    "ConvAutoencoder",
+    "PatchCritic",
+    "SelfAttention",
+    "coarse_grid",
+    "crop",
+    "divisible",
+]
 
 #: Of networks with a critic: batch statistics would spoil its penalty, and averaged weights.
 INSTANCE = ("instance", {"affine": True})
@@ -37,6 +45,7 @@ class ConvAutoencoder(nn.Module):
         code: channels of the spatial bottleneck, or length of the dense one.
         grid: spatial shape of the input: given for the dense bottleneck, None for the spatial one.
         dropout: channel dropout of the bottleneck while training.
+        bottleneck: in place of those two, a module from and to `(B, channels[-1], *coarse)`.
     """
 
     def __init__(
@@ -49,6 +58,7 @@ class ConvAutoencoder(nn.Module):
         code: int,
         grid: Sequence[int] | None = None,
         dropout: float = 0.0,
+        bottleneck: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.factor = 2 ** len(channels)
@@ -59,11 +69,13 @@ class ConvAutoencoder(nn.Module):
             self.encoder.append(_conv(spatial_dims, before, after, stride=2))
             for _ in range(convs - 1):
                 self.encoder.append(_conv(spatial_dims, after, after))
-        self.bottleneck = (
-            _spatial_code(spatial_dims, channels[-1], code, dropout)
-            if grid is None
-            else _DenseCode(spatial_dims, channels[-1], code, self._coarse(grid), dropout)
-        )
+        if bottleneck is not None:
+            self.bottleneck = bottleneck
+        elif grid is None:
+            self.bottleneck = _spatial_code(spatial_dims, channels[-1], code, dropout)
+        else:
+            coarse = coarse_grid(grid, self.factor)
+            self.bottleneck = _DenseCode(spatial_dims, channels[-1], code, coarse, dropout)
         up = list(reversed(channels))
         for before, after in pairwise(up):
             self.decoder.append(_conv(spatial_dims, before, after))
@@ -75,17 +87,25 @@ class ConvAutoencoder(nn.Module):
         self.decoder.append(_conv(spatial_dims, channels[0], channels[0]))
         self.out = SubpixelUpsample(spatial_dims, channels[0], out_channels, scale_factor=2)
 
-    def _coarse(self, grid: Sequence[int]) -> tuple[int, ...]:
-        if any(n % self.factor for n in grid):
-            raise ValueError(
-                f"a dense code needs a grid in multiples of {self.factor}, got {tuple(grid)}"
-            )
-        return tuple(n // self.factor for n in grid)
+    def encode(self, x: Tensor) -> Tensor:
+        """`(B, in_channels, *S)` to the bottleneck's input, `(B, channels[-1], *coarse)`."""
+        y: Tensor = self.encoder(divisible(x, self.factor))
+        return y
+
+    def decode(self, y: Tensor, x: Tensor) -> Tensor:
+        """The bottleneck's output to `(B, out_channels, *S)`, S as that of `x`."""
+        return crop(self.out(self.decoder(y)), x)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, in_channels, *S)` to `(B, out_channels, *S)`; any S with a spatial bottleneck."""
-        code = self.bottleneck(self.encoder(_divisible(x, self.factor)))
-        return _crop(self.out(self.decoder(code)), x)
+        return self.decode(self.bottleneck(self.encode(x)), x)
+
+
+def coarse_grid(grid: Sequence[int], factor: int) -> tuple[int, ...]:
+    """Spatial shape of the bottleneck of a network that takes `grid` and shrinks it by `factor`."""
+    if any(n % factor for n in grid):
+        raise ValueError(f"a dense code needs a grid in multiples of {factor}, got {tuple(grid)}")
+    return tuple(n // factor for n in grid)
 
 
 class _DenseCode(nn.Module):
@@ -210,13 +230,13 @@ class AttentionUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, in_channels, *S)` to `(B, out_channels, *S)`, any S."""
-        y, passed = _divisible(x, self.factor, least=2), []
+        y, passed = divisible(x, self.factor, least=2), []
         for step in self.down:
             y = step(y)
             passed.append(y)
         for step, skipped in zip(self.up, reversed(passed[:-1]), strict=True):
             y = torch.cat([step(y), skipped], dim=1)
-        return _crop(self.out(y), x)
+        return crop(self.out(y), x)
 
 
 class PatchCritic(nn.Module):
@@ -246,7 +266,7 @@ class PatchCritic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, in_channels, *S)` to `(B,)`."""
-        places: Tensor = self.value(self.levels(_divisible(x, self.factor, least=2)))
+        places: Tensor = self.value(self.levels(divisible(x, self.factor, least=2)))
         return places.flatten(1).mean(dim=1)
 
 
@@ -272,7 +292,7 @@ def _attended(step: nn.Module, spatial_dims: int, channels: int, attention: bool
     return nn.Sequential(step, SelfAttention(spatial_dims, channels)) if attention else step
 
 
-def _divisible(x: Tensor, factor: int, least: int = 1) -> Tensor:
+def divisible(x: Tensor, factor: int, least: int = 1) -> Tensor:
     """`(B, C, *S)` with zeros behind: every size a multiple of `factor`, at least `least` of it."""
     sizes = [max(math.ceil(n / factor), least) * factor for n in x.shape[2:]]
     return pad(
@@ -280,7 +300,7 @@ def _divisible(x: Tensor, factor: int, least: int = 1) -> Tensor:
     )
 
 
-def _crop(y: Tensor, x: Tensor) -> Tensor:
+def crop(y: Tensor, x: Tensor) -> Tensor:
     """`y` cut to the spatial size of `x`."""
     place: tuple[Any, ...] = (..., *(slice(n) for n in x.shape[2:]))
     return y[place]

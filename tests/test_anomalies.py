@@ -1,0 +1,131 @@
+"""Anomalies painted into healthy windows: where they are, what they change, what counts as one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from volad import anomalies
+from volad.anomalies import FILLS, paint
+
+SHAPE = (24, 28, 20)
+
+
+def healthy(count: int = 2, channels: int = 1) -> Tensor:
+    """Windows `(B, C, X, Y, Z)` of smooth tissue in a box of brain, 0 around it."""
+    torch.manual_seed(0)
+    x = torch.zeros(count, channels, *SHAPE)
+    x[..., 3:-3, 3:-3, 3:-3] = 0.5 + 0.1 * torch.rand(count, channels, 18, 22, 14)
+    return x
+
+
+def only(monkeypatch: pytest.MonkeyPatch, case: str, fill: str | None = None) -> None:
+    """Draw one case, and one way to fill, alone."""
+    chosen = {name: (float(name == case), *rest) for name, (_, *rest) in anomalies.CASES.items()}
+    monkeypatch.setattr(anomalies, "CASES", chosen)
+    if fill is not None:
+        monkeypatch.setattr(anomalies, "FILLS", {name: float(name == fill) for name in FILLS})
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_only_the_brain_is_painted_and_labelled(monkeypatch: pytest.MonkeyPatch, fill: str) -> None:
+    only(monkeypatch, "some", fill)
+    x = healthy()
+    kept = x.clone()
+    for seed in range(5):
+        torch.manual_seed(seed)
+        found = paint(x)
+        outside = x == 0
+        assert torch.equal(x, kept)
+        assert not found.image[outside].any()
+        assert not found.label[outside].any()
+        assert not found.sure[outside].any()
+        assert (found.image[~outside] > 0).all()
+        assert found.image.isfinite().all()
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_label_stands_where_something_changed(monkeypatch: pytest.MonkeyPatch, fill: str) -> None:
+    only(monkeypatch, "one large", fill)
+    labelled = 0
+    for seed in range(8):
+        torch.manual_seed(seed)
+        x = healthy()
+        found = paint(x)
+        changed = (found.image - x).abs() > 1e-6
+        inside = found.label > 0
+        labelled += int(inside.sum())
+        assert found.sure[inside].all()
+        assert changed[inside].float().mean() > 0.5 or not inside.any()
+    assert labelled > 0
+
+
+def test_far_from_anomalies_the_window_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "one large", "intensity")
+    x = healthy()
+    found = paint(x)
+    clear = (found.sure > 0) & (found.label == 0)
+    # Beyond the soft rim (a share under 0.1) at most a tenth of the strongest change is left.
+    assert (found.image - x)[clear].abs().max() < 0.1 * 1.3 * 3 * anomalies.CHANGE[1]
+
+
+def test_no_anomaly_leaves_everything_sure_and_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "none")
+    x = healthy()
+    found = paint(x)
+    assert torch.equal(found.image, x)
+    assert not found.label.any()
+    assert torch.equal(found.sure > 0, x != 0)
+
+
+def test_what_cannot_be_seen_is_no_anomaly(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "one large", "foreign")
+    x = healthy(1).expand(2, -1, -1, -1, -1)  # the lender is the same window
+    found = paint(x)
+    assert not found.label.any()
+    assert torch.equal(found.sure > 0, x != 0)
+
+
+def test_the_seed_decides() -> None:
+    x = healthy()
+    torch.manual_seed(3)
+    first = paint(x)
+    torch.manual_seed(3)
+    assert torch.equal(paint(x).image, first.image)
+    assert not torch.equal(paint(x).image, first.image)
+
+
+def test_anomalies_are_more_frequent_where_they_are_likely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    only(monkeypatch, "some", "intensity")
+    x = healthy()
+    likely = torch.zeros(1, 1, *SHAPE)
+    likely[..., :12, :, :] = 1
+    near = far = 0.0
+    for seed in range(20):
+        torch.manual_seed(seed)
+        label = paint(x, likely).label
+        near += float(label[..., :12, :, :].sum())
+        far += float(label[..., 12:, :, :].sum())
+    assert near > 2 * far
+
+
+def test_poisson_blending_is_harmonic_and_meets_its_surroundings() -> None:
+    """Of a constant and a linear lender, any difference is harmonic: the seam vanishes."""
+    x, _, _ = torch.meshgrid(*[torch.arange(11.0)] * 3, indexing="ij")
+    own = 1 + 0.05 * x[None]
+    other = torch.full_like(own, 0.7)
+    share = torch.zeros(own.shape[1:])
+    share[3:8, 3:8, 3:8] = 1
+    blob = anomalies._Blob((slice(None),) * 3, share, share, 0.3, anomalies._poisson)
+    found = anomalies._poisson(own, other, share, blob)
+    torch.testing.assert_close(found, own, atol=2e-3, rtol=0)
+
+
+def test_deformation_keeps_constant_tissue(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = torch.full((1, 9, 9, 9), 0.6)
+    depth = torch.rand(9, 9, 9)
+    blob = anomalies._Blob((slice(None),) * 3, depth, depth, 0.3, anomalies._deformation)
+    torch.testing.assert_close(anomalies._deformation(own, own, depth, blob), own)

@@ -1,0 +1,246 @@
+"""Anomalies painted into healthy windows, for methods that learn to find them.
+
+Each is a blob of graded size with a soft edge at a random place of the brain, filled in one of
+several ways (`FILLS`). All draws are torch's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool3d, grid_sample, interpolate, max_pool3d
+
+__all__ = ["FILLS", "Painted", "paint"]
+
+#: Cases, how often each is drawn, how many anomalies it has at most, and their radii in voxels.
+CASES: dict[str, tuple[float, int, tuple[float, float]]] = {
+    "none": (0.05, 0, (0.0, 0.0)),
+    "many small": (0.5, 60, (0.9, 3.5)),
+    "some": (0.3, 16, (1.2, 6.0)),
+    "one large": (0.15, 1, (5.0, 16.0)),
+}
+#: Ways to fill an anomaly, and how often each is drawn.
+FILLS = {"intensity": 0.62, "foreign": 0.1, "poisson": 0.1, "texture": 0.06, "deformation": 0.12}
+#: Weakest and strongest change of brightness, in units of the image.
+CHANGE = (0.08, 0.8)
+#: What is changed by less than this somewhere near is no anomaly that can be seen.
+VISIBLE = 0.03
+#: Steps that a blended patch takes to settle.
+SETTLING = 60
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """Windows with anomalies.
+
+    Attributes:
+        image: `(B, C, X, Y, Z)`.
+        label: `(B, 1, X, Y, Z)` 1.0 where an anomaly fills half of a voxel or more.
+        sure: `(B, 1, X, Y, Z)` 1.0 in brain voxels that are clearly anomalous or clearly not.
+    """
+
+    image: Tensor
+    label: Tensor
+    sure: Tensor
+
+
+def paint(x: Tensor, likely: Tensor | None = None) -> Painted:
+    """Paint anomalies into healthy windows `(B, C, X, Y, Z)`, 0 outside the brain, and stay there.
+
+    Foreign-patch interpolation after Tan et al. (MICCAI 2020 workshops), Poisson blending after
+    Tan et al., "Detecting outliers with Poisson image interpolation", MICCAI 2021; intensities on
+    coarse blobs after Kascenas et al. (MIDL 2022); deformation and texture as Baugh et al., "Many
+    tasks make light work", MICCAI 2023, combine such kinds.
+
+    Args:
+        x: the windows; one lends the others its tissue.
+        likely: `(1, 1, X, Y, Z)`, where lesions are more frequent, weights; None: all the brain.
+    """
+    painted = [_window(x, index, likely) for index in range(len(x))]
+    image, label, sure = (torch.stack(list(part)) for part in zip(*painted, strict=True))
+    return Painted(image, label, sure)
+
+
+def _window(x: Tensor, index: int, likely: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """One window `(C, X, Y, Z)` with anomalies, its label and where that is sure."""
+    own = x[index]
+    brain = (own != 0).any(dim=0)
+    share = torch.zeros(brain.shape, device=x.device)
+    image = own.clone()
+    if brain.any():
+        for blob in _blobs(brain, likely):
+            piece = blob.share * brain[blob.box]
+            lender = x[int(torch.randint(len(x), ()))] if len(x) > 1 else own.flip(1)
+            where = (slice(None), *blob.box)
+            image[where] = blob.fill(image[where], lender[where], piece, blob)
+            share[blob.box] = torch.maximum(share[blob.box], piece)
+    image = torch.where(brain, image.clamp(1e-3, 2.0), 0)
+    seen = max_pool3d((image - own).abs().amax(dim=0)[None], 3, 1, 1)[0] > VISIBLE
+    label = (share >= 0.5) & seen
+    sure = brain & (label | (share < 0.1) | ~seen)
+    return image, label[None].float(), sure[None].float()
+
+
+@dataclass(frozen=True, eq=False)
+class _Blob:
+    box: tuple[slice, ...]
+    share: Tensor  # how much of each voxel it fills
+    depth: Tensor  # 0 at its edge, 1 in the middle
+    change: float  # of brightness, with its sign
+    fill: Callable[[Tensor, Tensor, Tensor, _Blob], Tensor]
+
+
+def _blobs(brain: Tensor, likely: Tensor | None) -> Iterator[_Blob]:
+    """The anomalies of one window, which look alike in most windows, as a patient's do."""
+    names = list(CASES)
+    case = CASES[names[_drawn([CASES[name][0] for name in names])]]
+    _, most, radii = case
+    count = int(1 + most * _uniform() ** 2) if most else 0
+    weights = brain.float()
+    if likely is not None and _uniform() < 0.7:
+        weights = weights * (likely[0, 0] + 0.02)
+    change = _log_uniform(*CHANGE) * (1 if _uniform() < 0.6 else -1)
+    fill = _fill()
+    for _ in range(count):
+        centre = _place(weights)
+        if _uniform() < 0.1:
+            fill, change = _fill(), -change
+        radius = _log_uniform(*radii)
+        box, share, depth = _shape(centre, radius, tuple(brain.shape), brain.device)
+        yield _Blob(box, share, depth, change * _uniform(0.7, 1.3), fill)
+
+
+def _place(weights: Tensor) -> Tensor:
+    """A voxel `(3,)`, drawn by the weights."""
+    at = int(torch.multinomial(weights.flatten(), 1))
+    return torch.stack(torch.unravel_index(torch.tensor(at), weights.shape)).float()
+
+
+def _shape(
+    centre: Tensor, radius: float, grid: tuple[int, ...], device: torch.device
+) -> tuple[tuple[slice, ...], Tensor, Tensor]:
+    """A bumpy ellipsoid: its box, its share of each voxel and how deep each lies in it."""
+    stretch = torch.rand(3) * 0.9 + 0.55
+    radii = radius * stretch / stretch.prod() ** (1 / 3)
+    reach = 1.4 * float(radii.max()) + 2
+    box = tuple(
+        slice(max(int(c - reach), 0), min(int(c + reach) + 1, n))
+        for c, n in zip(centre.tolist(), grid, strict=True)
+    )
+    axes = [
+        torch.arange(s.start, s.stop, device=device) - c
+        for s, c in zip(box, centre.tolist(), strict=True)
+    ]
+    offset = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    turn = torch.linalg.qr(torch.randn(3, 3)).Q.to(device)
+    apart = ((offset @ turn) / radii.to(device)).norm(dim=-1)
+    bumps = _uniform(0, 0.35) * _noise(tuple(apart.shape), 1.2 * radius + 1, device)
+    inside = 1 - apart * (1 + bumps).clamp(min=0.3)
+    edge = _uniform(0.15, 0.6) / radius  # of the soft rim, in radii
+    return box, torch.sigmoid(inside / edge), inside.clamp(0, 1)
+
+
+def _fill() -> Callable[[Tensor, Tensor, Tensor, _Blob], Tensor]:
+    kinds = {
+        "intensity": _intensity,
+        "foreign": _foreign,
+        "poisson": _poisson,
+        "texture": _texture,
+        "deformation": _deformation,
+    }
+    return list(kinds.values())[_drawn([FILLS[name] for name in kinds])]
+
+
+def _intensity(own: Tensor, lender: Tensor, share: Tensor, blob: _Blob) -> Tensor:
+    """Brighter or darker than what is around; with a grain, and a core or a rim where large."""
+    base = _smooth(own) if _uniform() < 0.7 else own  # lesions hide the tissue's own texture
+    change = torch.full_like(share, blob.change)
+    if max(share.shape) > 12 and _uniform() < 0.6:
+        core = torch.sigmoid((blob.depth - _uniform(0.2, 0.6)) * 12)
+        change = change + core * (_uniform(-2, 1) * blob.change)
+    grain = _noise(tuple(share.shape), _uniform(1, 4), share.device)
+    change = change * (1 + _uniform(0, 0.3) * grain)
+    return torch.lerp(own, base + change, share)
+
+
+def _foreign(own: Tensor, lender: Tensor, share: Tensor, blob: _Blob) -> Tensor:
+    """Mixed with the same place of another window, or of the other side."""
+    other = torch.where(lender != 0, lender, own)
+    return torch.lerp(own, other, share * _uniform(0.4, 1.0))
+
+
+def _poisson(own: Tensor, lender: Tensor, share: Tensor, blob: _Blob) -> Tensor:
+    """Another place's gradients, without a seam: `other` plus the harmonic part of `own - other`.
+
+    The harmonic part is what Jacobi's iterations leave of the difference inside the blob while its
+    rim is held, which solves Poisson's equation of the blend (Perez et al., SIGGRAPH 2003).
+    """
+    other = torch.where(lender != 0, lender, own)
+    held = own - other
+    inside = share > 0.5
+    seam = torch.where(inside, 0, held)
+    for _ in range(SETTLING):
+        seam = torch.where(inside, _neighbours(seam), held)
+    return other + seam
+
+
+def _texture(own: Tensor, lender: Tensor, share: Tensor, blob: _Blob) -> Tensor:
+    """Blurred, or grainier than healthy tissue."""
+    if _uniform() < 0.5:
+        return torch.lerp(own, _smooth(own), share)
+    grain = _noise(tuple(share.shape), _uniform(1, 2.5), share.device)
+    return own + share * abs(blob.change) * grain
+
+
+def _deformation(own: Tensor, lender: Tensor, share: Tensor, blob: _Blob) -> Tensor:
+    """Tissue pushed out of the blob, or drawn into it."""
+    strength = _uniform(0.3, 0.9) * (1 if _uniform() < 0.5 else -1)
+    size = torch.tensor(own.shape[1:], device=own.device)
+    axes = [torch.linspace(-1, 1, int(n), device=own.device) for n in size]
+    place = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    # Samples come from nearer the middle, or farther off, most of all halfway out.
+    shift = strength * (blob.depth * (1 - blob.depth) * 2)[..., None]
+    there = (place * (1 - shift)).flip(-1)[None]  # grid_sample wants z, y, x
+    return grid_sample(own[None], there, align_corners=True, padding_mode="border")[0]
+
+
+def _smooth(x: Tensor) -> Tensor:
+    """Local mean of the brain in windows `(C, X, Y, Z)`, over some voxels."""
+    inside = (x != 0).float()
+    for _ in range(2):
+        x, inside = (avg_pool3d(part[None], 3, 1, 1)[0] for part in (x, inside))
+    return x / inside.clamp(min=1e-3)
+
+
+def _neighbours(x: Tensor) -> Tensor:
+    """Mean of the six neighbours in `(C, X, Y, Z)`; the border counts as its own neighbour."""
+    total = torch.zeros_like(x)
+    for axis in (1, 2, 3):
+        n = x.shape[axis]
+        index = torch.arange(n, device=x.device)
+        for step in (-1, 1):
+            total += x.index_select(axis, (index + step).clamp(0, n - 1))
+    return total / 6
+
+
+def _noise(shape: tuple[int, ...], voxels: float, device: torch.device) -> Tensor:
+    """Smooth noise of spread 1, about, that changes over so many voxels."""
+    coarse = [max(2, math.ceil(n / max(voxels, 1)) + 1) for n in shape]
+    draw = torch.randn(1, 1, *coarse, device=device)
+    return 1.4 * interpolate(draw, size=shape, mode="trilinear", align_corners=True)[0, 0]
+
+
+def _uniform(low: float = 0.0, high: float = 1.0) -> float:
+    return low + (high - low) * float(torch.rand(()))
+
+
+def _log_uniform(low: float, high: float) -> float:
+    return float(low * (high / low) ** _uniform())
+
+
+def _drawn(weights: list[float]) -> int:
+    return int(torch.multinomial(torch.tensor(weights), 1))
