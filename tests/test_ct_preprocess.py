@@ -117,7 +117,7 @@ def test_a_remark_joins_what_the_user_is_told() -> None:
 
 
 def test_a_bundle_from_simulated_scans_says_so_with_every_result(tmp_path: Path) -> None:
-    skeleton.create(tmp_path / "b", "ae", arguments={}, modality="ct", simulate=True)
+    skeleton.create(tmp_path / "b", "ae", arguments={}, modality="ct", simulate="ct")
     said = [
         flag
         for step in bundle.part(tmp_path / "b", "preprocessing").transforms

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +12,20 @@ import pytest
 from ct_helpers import meta
 from pipeline_helpers import train_arguments
 from scipy import ndimage
+from tissue_helpers import example, pooled
 
+from volad import tissues
 from volad.cli import main
 from volad.data import Row
 from volad.io import read_volume
 from volad.preprocess.align import load_template
 from volad.preprocess.brain import CTBrain
 from volad.preprocess.steps import Hounsfield
-from volad.simulate_ct import SimulatedSet, Tissues, files, tissues, tissues_of, windows
+from volad.simulate_ct import SimulatedSet, files, windows
 from volad.simulate_ct.files import NOTE, scan_of, write_scans
 from volad.simulate_ct.head import AIR, head_of
 from volad.simulate_ct.look import Look, draw_look
 from volad.simulate_ct.scanner import noise_like
-
-
-def pooled(array: np.ndarray) -> np.ndarray:
-    return array.reshape(40, 2, 48, 2, 44, 2).mean(axis=(1, 3, 5))
-
-
-@cache
-def example() -> Tissues:
-    """MNI152's own tissues on voxels of 4 mm."""
-    template = load_template()
-    grey, white = pooled(template.grey), pooled(template.white)
-    brain = ndimage.binary_fill_holes(grey + white > 0.3)
-    t1 = np.where(brain, 200 * grey + 300 * white + 60 * (1 - grey - white), 0)
-    t1 += np.random.default_rng(0).normal(0, 5, t1.shape) * brain
-    affine = template.affine @ np.diag([2.0, 2, 2, 1])
-    affine[:3, 3] += 1
-    return tissues_of(meta(t1.astype(np.float32), affine), meta(brain, affine))
 
 
 def plain() -> Look:
@@ -199,5 +183,5 @@ def test_files_say_that_they_are_simulated(rows: list[Row], tmp_path: Path) -> N
 def test_simulating_is_for_aligned_ct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Said before anything is prepared."""
     for more in (("--modality=mr",), ("--modality=ct", "--space=isotropic")):
-        assert main(train_arguments(tmp_path / "b", "--simulate-ct", *more)) == 2
-        assert "--simulate-ct makes whole aligned CTs" in capsys.readouterr().err
+        assert main(train_arguments(tmp_path / "b", "--simulate", "ct", *more)) == 2
+        assert "--simulate ct makes whole aligned volumes" in capsys.readouterr().err

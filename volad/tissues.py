@@ -1,4 +1,7 @@
-"""What a healthy head consists of on the MNI152 grid, from its T1: kept, since it takes seconds."""
+"""What a healthy head consists of on the MNI152 grid, from its T1: kept, since it takes seconds.
+
+Simulated scans (`volad.simulate_ct`, `volad.simulate_mr`) are made of it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from volad.io import atomic
 from volad.preprocess.steps import AlignToTemplate, CorrectBias, ExtractBrain, Load, RobustRange
 from volad.synthetic.anatomy import study
 
-__all__ = ["Tissues", "kept_tissues", "tissues_of"]
+__all__ = ["Map", "Tissues", "kept_tissues", "load", "prepared_t1", "tissues_of"]
 
 Map = NDArray[np.float32]
 #: Part of the files' names: goes up when what they hold changes.
@@ -119,10 +122,15 @@ def tissues_of(image: MetaTensor, brain: MetaTensor) -> Tissues:
     )
 
 
+def prepared_t1(rows: Sequence[Row], cache_dir: Path, workers: int = 0) -> list[Path]:
+    """A file with each T1 on the MNI152 grid, without bias (`volad.cache.read_cached`)."""
+    steps = Compose([Load(), ExtractBrain("auto"), AlignToTemplate(), CorrectBias(), RobustRange()])
+    return fill_cache(rows, steps, cache_dir, _T1, workers)
+
+
 def kept_tissues(rows: Sequence[Row], cache_dir: Path, workers: int = 0) -> list[Path]:
     """A file with the tissues of each T1, made where the cache lacks it (`load`)."""
-    steps = Compose([Load(), ExtractBrain("auto"), AlignToTemplate(), CorrectBias(), RobustRange()])
-    prepared = fill_cache(rows, steps, cache_dir, _T1, workers)
+    prepared = prepared_t1(rows, cache_dir, workers)
     files = [file.with_name(f"{file.stem}-tissues{LAYOUT}.npz") for file in prepared]
     mine = distributed.share(list(zip(prepared, files, strict=True)))
     todo = [(source, file) for source, file in mine if not file.exists()]

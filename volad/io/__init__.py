@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         write_json,
         write_map,
         write_mask,
+        write_new,
         write_text,
         write_values,
     )
@@ -38,6 +39,7 @@ __all__ = [
     "write_json",
     "write_map",
     "write_mask",
+    "write_new",
     "write_text",
     "write_values",
 ]
@@ -48,7 +50,7 @@ _ROOMS = {
     "read": ("Map", "Volume", "read_map", "read_mask", "read_volume"),
     "write": (
         *("atomic", "ensure_writable", "remove"),
-        *("write_json", "write_map", "write_mask", "write_text", "write_values"),
+        *("write_json", "write_map", "write_mask", "write_new", "write_text", "write_values"),
     ),
 }
 

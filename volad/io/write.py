@@ -12,6 +12,7 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -121,6 +122,24 @@ def write_values(
     if array.dtype.kind not in "fiu":
         raise ValueError(f"voxels are real numbers, got {array.dtype}")
     _write(Path(path), array, like, note.encode("ascii"), scale)
+
+
+def write_new(
+    path: Path | str, array: NDArray[Any], affine: NDArray[np.float64], note: str
+) -> None:
+    """Write voxels that no scan stands behind, as `.nii.gz` in RAS mm.
+
+    Args:
+        path: ends in `.nii.gz`.
+        array: `(X, Y, Z)` of a type that NIfTI has.
+        affine: `(4, 4)`, voxel to RAS mm.
+        note: the header's `descrip`, ASCII, at most 79 characters.
+    """
+    image = nib.Nifti1Image(array, affine)
+    image.header["descrip"] = note.encode("ascii")
+    image.header.set_xyzt_units("mm")
+    with atomic(path) as temporary:
+        temporary.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))
 
 
 def ensure_writable(folder: Path | str) -> None:

@@ -7,7 +7,7 @@ from published ones, and noise, streaks and slices are modelled. What was traine
 from __future__ import annotations
 
 from volad.simulate_ct.files import write_scans
-from volad.simulate_ct.tissues import Tissues, tissues_of
 from volad.simulate_ct.windows import SimulatedSet
+from volad.tissues import Tissues, tissues_of
 
 __all__ = ["SimulatedSet", "Tissues", "tissues_of", "write_scans"]

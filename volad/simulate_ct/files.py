@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -17,11 +14,12 @@ from tqdm import tqdm
 
 from volad import distributed
 from volad.data import Row
-from volad.io import atomic, input_sha256, write_text
+from volad.io import input_sha256, write_new, write_text
+from volad.io.table import csv_text
 from volad.simulate_ct.head import AIR, head_of
 from volad.simulate_ct.look import Look, draw_look
 from volad.simulate_ct.scanner import artefacts, blurred, noise_like
-from volad.simulate_ct.tissues import FAR_MM, Map, Tissues, kept_tissues, load
+from volad.tissues import FAR_MM, Map, Tissues, kept_tissues, load
 
 __all__ = ["NOTE", "scan_of", "write_scans"]
 
@@ -78,9 +76,7 @@ def write_scans(
         The path of the manifest: subject, split, image, sha256, and that each is simulated.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    table = io.StringIO()
-    lines = csv.writer(table, lineterminator="\n")
-    lines.writerow(["subject", "split", "image", "sha256", "simulated"])
+    lines = []
     files = kept_tissues(rows, cache_dir, workers)
     jobs = list(zip(rows, files, strict=True))
     for index, (row, file) in enumerate(
@@ -89,25 +85,12 @@ def write_scans(
         image = f"images/{row.scan.name}_simulated_ct.nii.gz"
         if not (folder / image).exists():
             hu, affine = scan_of(load(file), np.random.default_rng((seed, index)))
-            _write(folder / image, hu, affine)
+            write_new(folder / image, hu, affine, NOTE)
         made = replace(row, image=folder / image, sha256="")
-        lines.writerow([row.subject, row.split, image, input_sha256(made.scan), "yes"])
-    write_text(folder / "manifest.csv", table.getvalue())
+        facts = {"subject": row.subject, "split": row.split, "image": image}
+        lines.append({**facts, "sha256": input_sha256(made.scan), "simulated": "yes"})
+    write_text(folder / "manifest.csv", csv_text(list(lines[0]), lines))
     return folder / "manifest.csv"
-
-
-def _write(path: Path, hu: NDArray[np.int16], affine: NDArray[np.float64]) -> None:
-    image = nib.Nifti1Image(hu, affine)
-    image.header["descrip"] = NOTE
-    image.header.set_xyzt_units("mm")
-    with atomic(path) as temporary:
-        temporary.write_bytes(_packed(image))
-
-
-def _packed(image: nib.Nifti1Image) -> bytes:
-    import gzip
-
-    return gzip.compress(image.to_bytes(), 1, mtime=0)
 
 
 def _with_room(tissues: Tissues) -> Tissues:

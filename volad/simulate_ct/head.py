@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from volad.simulate_ct.look import Look
-from volad.simulate_ct.tissues import Map, Tissues
+from volad.tissues import Map, Tissues
 
 __all__ = ["Head", "head_of"]
 

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from volad.simulate_ct.head import Head
 from volad.simulate_ct.look import Look
-from volad.simulate_ct.tissues import Map
+from volad.tissues import Map
 
 __all__ = ["artefacts", "blurred", "noise_like"]
 

@@ -21,7 +21,7 @@ from volad.data import Row
 from volad.simulate_ct.head import head_of
 from volad.simulate_ct.look import draw_look
 from volad.simulate_ct.scanner import artefacts, blurred, noise_like
-from volad.simulate_ct.tissues import Map, Tissues, kept_tissues, load
+from volad.tissues import Map, Tissues, kept_tissues, load
 
 __all__ = ["SimulatedSet", "on_grid"]
 

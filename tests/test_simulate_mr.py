@@ -1,0 +1,200 @@
+"""MR of any contrast simulated from healthy T1: anatomy, brightness, draws, files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from pipeline_helpers import train_arguments
+from tissue_helpers import example, example_t1
+
+from volad import skeleton, tissues
+from volad.cli import main
+from volad.data import Row
+from volad.io import read_volume
+from volad.preprocess.steps import RobustRange
+from volad.simulate_mr import CONTRASTS, Contrast, SimulatedSet, draw_contrast, files, windows
+from volad.simulate_mr.files import NOTE, write_scans
+from volad.simulate_mr.head import brain_of_head, detail_of, image_of, scanned, smooth_field
+
+
+def plain(**levels: float) -> Contrast:
+    """A contrast in which nothing varies within a tissue."""
+    still = dict.fromkeys(
+        ("detail", "grey_varies", "white_varies", "fluid_varies", "rim", "plexus"), 0.0
+    )
+    drawn = draw_contrast(np.random.default_rng(0), "flair")
+    return replace(drawn, **still, **levels)
+
+
+@pytest.mark.parametrize("kind", CONTRASTS)
+def test_each_kind_has_its_order_of_tissues(kind: str) -> None:
+    for seed in range(50):
+        one = draw_contrast(np.random.default_rng(seed), kind)
+        order = {
+            "t1": one.fluid < one.grey < one.white,
+            "t2": one.white < one.grey < one.fluid,
+            "flair": one.fluid < one.white < one.grey,
+            "pd": one.white < one.grey,
+            "any": abs(one.grey - one.white) > 0.05,
+        }
+        assert order[kind]
+
+
+def test_kinds_are_drawn_as_often_as_said() -> None:
+    random = np.random.default_rng(0)
+    found = Counter(draw_contrast(random).kind for _ in range(2000))
+    for kind, share in CONTRASTS.items():
+        assert found[kind] / 2000 == pytest.approx(share, abs=0.04)
+
+
+def test_each_tissue_has_its_brightness_and_nothing_lies_outside_the_brain() -> None:
+    found = example()
+    contrast = plain(grey=0.9, white=0.6, fluid=0.2)
+    image = image_of(found, np.zeros_like(found.grey), contrast, np.random.default_rng(0))
+    assert not image[~found.brain].any()
+    deep = found.ventricle_mm > 12  # away from where the plexus may hang
+    for share, level in ((found.grey, 0.9), (found.white, 0.6), (found.fluid, 0.2)):
+        assert image[(share > 0.99) & deep] == pytest.approx(level, abs=0.02)
+
+
+def test_detail_is_the_deviation_from_three_tissues() -> None:
+    found, (t1, _, _) = example(), example_t1()
+    levels = 200 * found.grey + 300 * found.white + 60 * found.fluid
+    assert np.abs(detail_of(found, levels.astype(np.float32))).max() < 0.05
+    spot = np.unravel_index(np.argmax(found.white), found.white.shape)
+    changed = levels.astype(np.float32)
+    changed[spot] -= 50
+    assert detail_of(found, changed)[spot] == pytest.approx(-0.5, abs=0.05)
+    assert np.abs(detail_of(found, t1)).max() <= 1
+
+
+def test_detail_turns_round_where_the_contrast_does() -> None:
+    found = example()
+    detail = np.where(found.white > 0.9, 0.5, 0).astype(np.float32)
+    bright, dark = (
+        image_of(
+            found,
+            detail,
+            replace(plain(grey=0.6, white=1.0), detail=sign),
+            np.random.default_rng(0),
+        )
+        for sign in (1.0, -1.0)
+    )
+    change = (bright - dark)[detail > 0]
+    assert change == pytest.approx(2 * 0.5 * 0.4, abs=1e-3)
+
+
+def test_the_scanner_blurs_adds_noise_and_leaves_the_background() -> None:
+    found = example()
+    image = image_of(found, np.zeros_like(found.grey), plain(), np.random.default_rng(0))
+    made = [scanned(image, found.brain, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert np.array_equal(made[0], made[1])
+    assert not np.array_equal(made[0], made[2])
+    assert not made[0][~found.brain].any()
+    assert np.corrcoef(made[0][found.brain], image[found.brain])[0, 1] > 0.6
+
+
+def test_masks_differ_from_draw_to_draw_but_stay_in_the_brain() -> None:
+    found = example()
+    masks = [brain_of_head(found, np.random.default_rng(seed)) for seed in range(8)]
+    assert len({int(mask.sum()) for mask in masks}) > 4
+    for mask in masks:
+        assert not mask[~found.brain].any()
+        assert mask.sum() > 0.7 * found.brain.sum()
+
+
+def test_a_field_is_smooth_and_of_spread_1() -> None:
+    field = smooth_field((60, 60, 60), 10, np.random.default_rng(0))
+    assert field.shape == (60, 60, 60)
+    assert 0.6 < field.std() < 1.4
+    assert np.corrcoef(field[:-1].ravel(), field[1:].ravel())[0, 1] > 0.95
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+    """Five T1 scans that are prepared already."""
+    stored, scan = tmp_path / "tissues.npz", tmp_path / "t1.npz"
+    tissues._store(example(), stored)
+    t1, brain, affine = example_t1()
+    np.savez(scan, image=t1[None], brain=brain[None], affine=affine, facts=json.dumps({}))
+
+    def kept(found: list[Row], *_: Any) -> list[Path]:
+        return [stored] * len(found)
+
+    def prepared(found: list[Row], *_: Any) -> list[Path]:
+        return [scan] * len(found)
+
+    for module in (windows, files):
+        monkeypatch.setattr(module, "kept_tissues", kept)
+        monkeypatch.setattr(module, "prepared_t1", prepared)
+    made = [Row(f"s{n}", "train", tmp_path / f"s{n}.nii.gz", "") for n in range(5)]
+    for row in made:
+        nib.save(nib.Nifti1Image(t1, affine), row.image)
+    return made
+
+
+class Steps:
+    """A preprocessing of which only the scale is used."""
+
+    transforms = (None, RobustRange())
+
+
+def test_every_epoch_shows_other_windows_and_a_seed_the_same(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    made = SimulatedSet(rows, Steps(), tmp_path)
+    assert len(made) == 5
+    assert made[0].shape == (1, 40, 48, 44)
+    still = made[0]
+    made.set_epoch(1, augment=True)
+    first = made[0]
+    made.set_epoch(2, augment=True)
+    assert not np.array_equal(first, made[0])
+    made.set_epoch(1, augment=True)
+    assert np.array_equal(first, made[0])
+    made.set_epoch(7, augment=False)
+    validation = SimulatedSet(rows, Steps(), tmp_path)
+    validation.set_epoch(7, augment=False)
+    assert np.array_equal(validation[0], still), "validation changes with the epoch"
+    assert 0 <= float(first.min()) <= float(first.max()) <= 2
+
+
+def test_files_say_what_is_simulated_and_every_fourth_scan_is_real(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    manifest = write_scans(rows, tmp_path / "out", tmp_path, seed=2)
+    lines = manifest.read_text().splitlines()
+    assert lines[0] == "subject,split,image,sha256,simulated"
+    assert [line.rsplit(",", 1)[1] for line in lines[1:]] == ["yes", "yes", "no", "yes", "yes"]
+    assert str(rows[2].image.resolve()) in lines[3]
+    path = tmp_path / "out" / "images" / "s0_simulated_flair.nii.gz"
+    assert bytes(nib.load(path).header["descrip"]).decode().rstrip("\0") == NOTE
+    volume = read_volume(replace(rows[0].scan, path=path))
+    assert volume.sha256 in lines[1]
+    assert (volume.image == 0).float().mean() > 0.3, "a brain without skull"
+    before = path.stat().st_mtime_ns
+    write_scans(rows, tmp_path / "out", tmp_path, seed=2)
+    assert path.stat().st_mtime_ns == before, "made again"
+
+
+def test_a_bundle_of_simulated_mr_says_so(tmp_path: Path) -> None:
+    arguments = {"features": [8, 16]}
+    skeleton.create(tmp_path / "b", "synthetic_anomaly", arguments=arguments, simulate="mr")
+    metadata = json.loads((tmp_path / "b/configs/metadata.json").read_text())
+    assert metadata["simulated_training_data"]
+    assert "SIMULATED MR" in metadata["data_source"]
+    train = json.loads((tmp_path / "b/configs/train.json").read_text())
+    assert train["train"]["dataset"]["_target_"] == "volad.simulate_mr.SimulatedSet"
+
+
+def test_simulating_is_for_aligned_mr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more in (("--modality=ct",), ("--space=isotropic",)):
+        assert main(train_arguments(tmp_path / "b", "--simulate", "mr", *more)) == 2
+        assert "--simulate mr makes whole aligned volumes" in capsys.readouterr().err

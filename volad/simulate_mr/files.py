@@ -1,0 +1,100 @@
+"""Simulated MR as files of brains without skull, as data sets have them: to calibrate on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+from tqdm import tqdm
+
+from volad import distributed
+from volad.cache import read_cached
+from volad.data import Row
+from volad.io import input_sha256, write_new, write_text
+from volad.io.table import csv_text
+from volad.simulate_mr.windows import draw
+from volad.tissues import Map, kept_tissues, load, prepared_t1
+
+__all__ = ["NOTE", "write_scans"]
+
+#: The header's `descrip` of every simulated MR.
+NOTE = "volad: SIMULATED MR, no patient's scan"
+#: What the scans become, in turn; `any` is of no scanner, so no promise is made for it.
+KINDS = ("flair", "t2", "t1", "pd")
+#: The one that the scan is already.
+REAL = "t1"
+
+
+def write_scans(
+    rows: Sequence[Row], folder: Path, cache_dir: Path, *, seed: int = 1, workers: int = 0
+) -> Path:
+    """Simulate an MR of each healthy T1, and write it and a manifest; what is there is kept.
+
+    Every fourth scan stays the T1 that it is, so that a threshold set on them is one for real T1,
+    too.
+
+    Args:
+        rows: the T1 scans.
+        folder: where `images/NAME_simulated_KIND.nii.gz` and `manifest.csv` go.
+        cache_dir: folder of prepared T1 scans and their tissues.
+        seed: of all draws.
+        workers: processes that preprocess.
+
+    Returns:
+        The path of the manifest: subject, split, image, sha256, and whether each is simulated.
+    """
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    jobs = zip(
+        rows,
+        kept_tissues(rows, cache_dir, workers),
+        prepared_t1(rows, cache_dir, workers),
+        strict=True,
+    )
+    lines = []
+    bar = tqdm(jobs, "simulate", len(rows), unit="scan", disable=distributed.hide_bar())
+    for index, (row, tissues, t1) in enumerate(bar):
+        kind = KINDS[index % len(KINDS)]
+        if kind == REAL:
+            lines.append(_line(row, str(row.image.resolve()), row, "no"))
+            continue
+        image = f"images/{row.scan.name}_simulated_{kind}.nii.gz"
+        if not (folder / image).exists():
+            random = np.random.default_rng((seed, index))
+            known = load(tissues)
+            values, _ = draw(
+                known, read_cached(t1)["image"].numpy()[0], random, real=False, kind=kind
+            )
+            write_new(folder / image, *_posed(values, known.affine, random), NOTE)
+        made = replace(row, image=folder / image, sha256="")
+        lines.append(_line(row, image, made, "yes"))
+    write_text(folder / "manifest.csv", csv_text(list(lines[0]), lines))
+    return folder / "manifest.csv"
+
+
+def _line(row: Row, image: str, made: Row, simulated: str) -> dict[str, str]:
+    facts = {"subject": row.subject, "split": row.split, "image": image}
+    return {**facts, "sha256": input_sha256(made.scan), "simulated": simulated}
+
+
+def _posed(
+    image: Map, affine: NDArray[np.float64], random: np.random.Generator
+) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+    """The brain as it lies in a scanner, on a grid of its own: values and affine to RAS mm."""
+    turn = Rotation.from_euler("xyz", random.normal(0, 3, 3), degrees=True).as_matrix()
+    pose = np.eye(4)
+    pose[:3, :3] = turn * random.normal(1.09, 0.03, 3)  # real heads are smaller than MNI152's
+    pose[:3, 3] = random.normal(0, 3, 3)
+    spacing = np.array([1.5, 1.5, random.uniform(1.5, 3.5)])
+    extent = np.array(image.shape) * np.linalg.norm(affine[:3, :3], axis=0)
+    shape = tuple(int(n) for n in np.ceil(extent / spacing))
+    grid = np.diag([*spacing, 1.0])
+    middle = affine[:3, :3] @ ((np.array(image.shape) - 1) / 2) + affine[:3, 3]
+    grid[:3, 3] = middle - spacing * (np.array(shape) - 1) / 2
+    to_image = np.linalg.inv(affine) @ pose @ grid
+    moved = ndimage.affine_transform(image, to_image[:3, :3], to_image[:3, 3], shape, order=1)
+    return np.round(1000 * moved).astype(np.int16), grid

@@ -1,0 +1,103 @@
+"""Simulated MR on the MNI152 grid for training: another contrast every time a brain is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from volad.cache import read_cached
+from volad.data import Row
+from volad.simulate_mr.contrast import draw_contrast
+from volad.simulate_mr.head import brain_of_head, detail_of, image_of, moved, scanned
+from volad.tissues import Map, Tissues, kept_tissues, load, prepared_t1
+
+__all__ = ["SimulatedSet"]
+
+
+class SimulatedSet:
+    """Windows for `volad.train.Trainer`: whole simulated MRs of healthy T1 scans.
+
+    A window is drawn when it is asked for, from the epoch's seed and its index: no two epochs show
+    the same contrasts, and a training that goes on sees what it would have seen.
+
+    Args:
+        rows: healthy T1 scans (`volad.data.read_split`).
+        preprocessing: a bundle's; its last step scales intensities to the model's.
+        cache_dir: folder of prepared T1 scans and their tissues.
+        real: share of the windows that are the T1 itself, scanned by nobody else.
+        seed: of the draws outside training.
+        flip: mirror left and right in half of an epoch's windows while learning.
+        workers: processes that preprocess.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        preprocessing: Any,
+        cache_dir: Path | str,
+        *,
+        real: float = 0.15,
+        seed: int = 1,
+        flip: bool = True,
+        workers: int = 0,
+    ) -> None:
+        self.rows = list(rows)
+        self.scale = preprocessing.transforms[-1]
+        self.real, self.seed, self.flip = real, seed, flip
+        self.tissues = kept_tissues(self.rows, Path(cache_dir), workers)
+        self.scans = prepared_t1(self.rows, Path(cache_dir), workers)
+        self._learning = False
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def set_epoch(self, seed: int, *, augment: bool, whole: bool = False) -> None:
+        """Draw the coming epoch's windows from `seed`; they are whole volumes."""
+        self._learning = augment
+        if augment:
+            self.seed = seed
+
+    def __getitem__(self, index: int) -> Tensor:
+        random = np.random.default_rng((self.seed, index))
+        tissues = load(self.tissues[index])
+        t1 = read_cached(self.scans[index])["image"].numpy()[0]
+        image, brain = draw(tissues, t1, random, real=random.random() < self.real)
+        affine = torch.from_numpy(tissues.affine)
+        sample = self.scale(
+            {
+                "image": MetaTensor(torch.from_numpy(image)[None], affine=affine),
+                "brain": MetaTensor(torch.from_numpy(brain)[None], affine=affine),
+                "volume": None,
+            }
+        )
+        x: Tensor = torch.as_tensor(sample["image"].as_tensor())
+        return x.flip(1) if self._learning and self.flip and random.random() < 0.5 else x
+
+
+def draw(
+    tissues: Tissues, t1: Map, random: np.random.Generator, *, real: bool, kind: str | None = None
+) -> tuple[Map, Any]:
+    """One MR `(X, Y, Z)` of a brain, and its brain mask: simulated, or the T1 with new noise.
+
+    Args:
+        tissues: of the T1.
+        t1: `(X, Y, Z)` the prepared T1, without bias.
+        random: of all draws.
+        real: keep the T1's contrast as it is.
+        kind: of the contrast, a name in `CONTRASTS`; None: any.
+    """
+    image = (
+        t1
+        if real
+        else image_of(tissues, detail_of(tissues, t1), draw_contrast(random, kind), random)
+    )
+    mask = brain_of_head(tissues, random).astype(np.float32)
+    image, mask = moved([image, mask], float(tissues.spacing_mm[0]), random)
+    brain = mask > 0.5
+    return scanned(image, brain, random), brain
