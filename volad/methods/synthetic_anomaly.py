@@ -19,15 +19,18 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from monai.networks.nets import UNet
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from volad.anomalies import Painted, paint
 from volad.methods._base import Contrast, Method, Stage, Update, Window, brain_of
-from volad.nets import crop, divisible
+from volad.nets import INSTANCE, crop, divisible
 from volad.preprocess.align import load_template
 
 __all__ = ["SyntheticAnomaly"]
+
+#: Channels at full resolution, before the score.
+LAST = 8
 
 
 class SyntheticAnomaly(Method):
@@ -69,14 +72,18 @@ class SyntheticAnomaly(Method):
         self.mirror, self.dice, self.rare, self.draws = mirror, dice, rare, draws
         self.register_buffer("prior", _tissues() if prior else None, persistent=False)
         self.factor = 2 ** (len(features) - 1)
-        self.net = UNet(
-            spatial_dims=3,
-            in_channels=channels * (2 if mirror else 1) + (2 if prior else 0),
-            out_channels=1,
-            channels=tuple(features),
-            strides=(2,) * (len(features) - 1),
-            num_res_units=res_units,
-            norm="instance",
+        # MONAI's ends with a normalised channel, which a rare class cannot stand out from.
+        self.net = nn.Sequential(
+            UNet(
+                spatial_dims=3,
+                in_channels=channels * (2 if mirror else 1) + (2 if prior else 0),
+                out_channels=LAST,
+                channels=tuple(features),
+                strides=(2,) * (len(features) - 1),
+                num_res_units=res_units,
+                norm=INSTANCE,
+            ),
+            nn.Conv3d(LAST, 1, kernel_size=1),
         )
 
     def stages(self) -> Sequence[Stage]:
