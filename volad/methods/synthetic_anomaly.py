@@ -116,7 +116,7 @@ class SyntheticAnomaly(Method):
         return crop(self.net(whole), x).float()
 
     def _loss(self, painted: Painted) -> Tensor:
-        """Weighted mean cross-entropy of the voxels that are sure, and 1 - soft Dice of the batch."""
+        """Mean cross-entropy of the voxels that are sure, weighted, and 1 - the batch's soft Dice."""
         logits, label, sure = self._logits(painted.image), painted.label, painted.sure
         weight = sure * (1 + (self.rare - 1) * label)
         entropy = binary_cross_entropy_with_logits(logits, label, weight, reduction="sum")
