@@ -18,9 +18,7 @@ def tiny(**settings: object) -> SyntheticAnomaly:
     return SyntheticAnomaly(**{**SyntheticAnomaly.tiny, **settings})  # type: ignore[arg-type]
 
 
-def loss_of(
-    logits: Tensor, label: Tensor, sure: Tensor, dice: float, rare: float = 1.0
-) -> float:
+def loss_of(logits: Tensor, label: Tensor, sure: Tensor, dice: float, rare: float = 1.0) -> float:
     method = tiny(dice=dice, rare=rare)
     method._logits = lambda x: logits  # type: ignore[method-assign]
     return float(method._loss(Painted(logits, label, sure)))
@@ -33,7 +31,7 @@ def test_the_loss_by_hand() -> None:
     sure = torch.tensor([1.0, 1.0, 0.0]).view_as(logits)
     assert loss_of(logits, label, sure, 0.0) == pytest.approx(math.log(2))
     logits = torch.tensor([0.0, math.log(3), 9.0]).view_as(label)
-    # Of the healthy voxel, at a chance of 3/4, the surprise is ln 4; the anomalous one counts three.
+    # The healthy voxel, at a chance of 3/4, costs ln 4; the anomalous one counts three times.
     by_hand = (3 * math.log(2) + math.log(4)) / 4
     assert loss_of(logits, label, sure, 0.0, rare=3.0) == pytest.approx(by_hand)
 

@@ -16,6 +16,8 @@ from torch.nn.functional import avg_pool3d, grid_sample, interpolate, max_pool3d
 
 __all__ = ["FILLS", "Painted", "paint"]
 
+#: Voxels of a whole brain at 2 mm; a window with fewer has fewer anomalies.
+BRAIN = 200_000
 #: Cases, how often each is drawn, how many anomalies it has at most, and their radii in voxels.
 CASES: dict[str, tuple[float, int, tuple[float, float]]] = {
     "none": (0.05, 0, (0.0, 0.0)),
@@ -98,15 +100,16 @@ def _blobs(brain: Tensor, likely: Tensor | None) -> Iterator[_Blob]:
     """The anomalies of one window, which look alike in most windows, as a patient's do."""
     names = list(CASES)
     case = CASES[names[_drawn([CASES[name][0] for name in names])]]
-    _, most, radii = case
-    count = int(1 + most * _uniform() ** 2) if most else 0
+    _, most, (smallest, largest) = case
+    size = float(brain.sum())
+    count = int(1 + most * min(size / BRAIN, 1) * _uniform() ** 2) if most else 0
+    radii = smallest, max(min(largest, size ** (1 / 3) / 4), smallest)
     weights = brain.float()
     if likely is not None and _uniform() < 0.7:
         weights = weights * (likely[0, 0] + 0.02)
     change = _log_uniform(*CHANGE) * (1 if _uniform() < 0.6 else -1)
     fill = _fill()
-    for _ in range(count):
-        centre = _place(weights)
+    for centre in _places(weights, count):
         if _uniform() < 0.1:
             fill, change = _fill(), -change
         radius = _log_uniform(*radii)
@@ -114,10 +117,12 @@ def _blobs(brain: Tensor, likely: Tensor | None) -> Iterator[_Blob]:
         yield _Blob(box, share, depth, change * _uniform(0.7, 1.3), fill)
 
 
-def _place(weights: Tensor) -> Tensor:
-    """A voxel `(3,)`, drawn by the weights."""
-    at = int(torch.multinomial(weights.flatten(), 1))
-    return torch.stack(torch.unravel_index(torch.tensor(at), weights.shape)).float()
+def _places(weights: Tensor, count: int) -> Tensor:
+    """Voxels `(count, 3)`, drawn by the weights."""
+    if not count:
+        return torch.zeros(0, 3)
+    drawn = torch.multinomial(weights.flatten(), count, replacement=True).cpu()
+    return torch.stack(torch.unravel_index(drawn, weights.shape), dim=1).float()
 
 
 def _shape(

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from volad import bundle, skeleton
+from volad import bundle, simulate_ct, simulate_mr, skeleton
 from volad.cache import fill_cache, read_cached
 from volad.calibrate import Calibration, Promise
 from volad.calibrate.measure import describe_steps, measure_all, refuse_known
 from volad.calibrate.target import TRAINED_ON, save, target, trained_on
 from volad.data import Row, read_split
 from volad.errors import UsageError
-from volad.io import Scan, find_scans, input_sha256, write_json
+from volad.io import Scan, find_scans, write_json
 from volad.outputs import Outcome
 from volad.pipeline import Pipeline
 from volad.preprocess.intensity import learn_landmarks
 from volad.scan_check.fitting import fit, values_of
-from volad.simulate_ct import write_scans
+from volad.skeleton.training import Simulated
 
 __all__ = ["calibrate", "device_setting", "segment", "train"]
 
@@ -103,7 +103,8 @@ def train(
     workers: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
     rate: float = DEFAULT_RATE,
-    simulate_ct: bool = False,
+    simulate: Simulated | None = None,
+    channels: Sequence[str] = (),
 ) -> Calibration:
     """Make a bundle for a method, train it on healthy scans, and calibrate its threshold.
 
@@ -124,14 +125,17 @@ def train(
         workers: processes that preprocess.
         cache_dir: folder for preprocessed scans; default: `cache` in the bundle.
         rate: false-positive rate to calibrate for.
-        simulate_ct: the scans are healthy T1 with skull; CTs are simulated of them to learn from,
-            and to calibrate with. Such a bundle has no scan check: what is usual in simulated
-            scans says nothing of real ones.
+        simulate: the scans are healthy T1 with skull; CTs, or MRs of any contrast, are simulated of
+            them to learn from, and to calibrate with. Such a bundle has no scan check: what is
+            usual in simulated scans says nothing of real ones.
+        channels: names of several channels, the first that of the manifest's `image`, each other
+            one a column there; their intensities are scaled by each scan's own range.
     """
     folder = Path(root)
     cache = Path(cache_dir) if cache_dir is not None else folder / "cache"
     rows = {
-        name: read_split(Path(manifest), Path(data_dir), name) for name in ("train", "validation")
+        name: read_split(Path(manifest), Path(data_dir), name, channels)
+        for name in ("train", "validation")
     }
     # What cannot be calibrated need not be trained.
     Promise(rate=rate).eased(len(rows["validation"])).require(len(rows["validation"]))
@@ -142,22 +146,27 @@ def train(
         "spacing_mm": spacing_mm,
         "patch": list(patch),
         "training": dict(training or {}),
-        **({"simulate": True} if simulate_ct else {}),
+        "channels": tuple(channels),
+        "simulate": simulate,
     }
     if not (folder / "configs" / "train.json").exists():
         skeleton.create(folder, method, **recipe)
         try:
-            if modality == "mr":
+            # There is one set of landmarks, and none of any contrast.
+            if modality == "mr" and not channels and simulate is None:
                 landmarks = _learn_landmarks(folder, rows["train"], cache, workers)
                 skeleton.create(folder, method, **recipe, landmarks=landmarks)
         except BaseException:
             for name in ("train", "inference"):  # a half-made bundle must not look like a whole one
                 (folder / "configs" / f"{name}.json").unlink()
             raise
-    elif skeleton.network(method, recipe["arguments"], space) != bundle.network_def(folder):
+    elif (
+        skeleton.network(method, recipe["arguments"], space, channels),
+        recipe["channels"],
+    ) != (bundle.network_def(folder), bundle.channels(folder)):
         raise UsageError(
             f"{folder} is a bundle of another network ({bundle.identity(folder).method}); name "
-            "another folder, or give the arguments it was made with"
+            "another folder, or give the arguments it was made with, --channels too"
         )
     parser = bundle.open_config(
         folder,
@@ -173,13 +182,13 @@ def train(
     )
     bundle.build(parser, "initialize")
     bundle.build(parser, "train::trainer").run()
-    learned = [
-        {"subject": row.subject, "sha256": row.sha256 or input_sha256(row.scan)}
-        for row in rows["train"]
-    ]
+    learned = [{"subject": row.subject, "sha256": row.input_sha256} for row in rows["train"]]
     write_json(folder / "models" / TRAINED_ON, {"scans": learned})
-    if simulate_ct:
-        made = write_scans(rows["validation"], cache / "simulated", cache, workers=workers)
+    if simulate is not None:
+        write_scans = {"ct": simulate_ct, "mr": simulate_mr}[simulate].write_scans
+        made = write_scans(
+            rows["validation"], cache / f"simulated_{simulate}", cache, workers=workers
+        )
         healthy = find_scans(made)
     else:
         _fit_scan_check(folder, rows, cache, workers, device)
@@ -198,10 +207,7 @@ def _fit_scan_check(
         split: map(read_cached, fill_cache(found, pipeline.preprocessing, cache, steps, workers))
         for split, found in rows.items()
     }
-    known = [
-        {"name": row.scan.name, "sha256": row.sha256 or input_sha256(row.scan)}
-        for row in rows["validation"]
-    ]
+    known = [{"name": row.scan.name, "sha256": row.input_sha256} for row in rows["validation"]]
     check = fit(pipeline, samples["train"], samples["validation"], known)
     write_json(folder / "models" / "scan_check.json", check.to_json())
 
@@ -245,7 +251,9 @@ def calibrate(
     """
     folder = bundle.find(root)
     into = target(folder, output, bundle.shelf())
-    scans = find_scans(Path(healthy)) if isinstance(healthy, (str, os.PathLike)) else list(healthy)
+    if isinstance(healthy, (str, os.PathLike)):
+        healthy = find_scans(Path(healthy), channels=bundle.channels(folder))
+    scans = list(healthy)
     promise = promise or Promise(rate=rate).eased(len(scans))
     promise.require(len(scans))  # before an hour's work, and again for those that were measured
     refuse_known(scans, trained_on(folder))

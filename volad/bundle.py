@@ -27,6 +27,7 @@ __all__ = [
     "DEFAULT",
     "Identity",
     "build",
+    "channels",
     "find",
     "identity",
     "literal",
@@ -189,6 +190,11 @@ def network_def(root: str | os.PathLike[str]) -> dict[str, Any]:
     """The unbuilt network of a bundle; imports no torch."""
     settings: dict[str, Any] = _read_json(Path(root) / "configs" / "inference.json")["network_def"]
     return settings
+
+
+def channels(root: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Names of a bundle's channels, the scan itself first; none where it takes the scan alone."""
+    return tuple(_read_json(Path(root) / "configs" / "inference.json").get("channels", ()))
 
 
 def identity(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from volad import __version__, distributed
 from volad.errors import worker_died
-from volad.io import atomic, input_sha256
+from volad.io import atomic
 
 if TYPE_CHECKING:
     from volad.data import Row
@@ -49,7 +49,7 @@ def fill_cache(
     cache_dir.mkdir(parents=True, exist_ok=True)
     made_by = {"volad": __version__, "layout": LAYOUT, "settings": _before_scale(settings)}
     recipe = json.dumps(made_by, sort_keys=True, default=str).encode()
-    hashes = [row.sha256 or input_sha256(row.scan) for row in rows]
+    hashes = [row.input_sha256 for row in rows]
     names = [hashlib.sha256(sha256.encode() + recipe).hexdigest()[:24] for sha256 in hashes]
     files = [cache_dir / f"{name}.npz" for name in names]
     mine = distributed.share(list(zip(rows, files, strict=True)))

@@ -1,7 +1,8 @@
 """Training data: manifests of healthy scans with subject-level splits, and windows of them.
 
 A manifest is a CSV with the columns `subject, split, image, sha256` and any others: one row a
-scan, the image's path relative to the data folder. It names no lesion mask.
+scan, the image's path relative to the data folder. It names no lesion mask. Of several channels,
+each further one has a column of its own name, and may have one `NAME_sha256`.
 """
 
 from __future__ import annotations
@@ -44,22 +45,37 @@ class Row:
         subject: who was scanned; a subject is in one split only.
         split: `train`, `validation` or `test`.
         image: path of the file.
-        sha256: of the file's bytes.
+        sha256: of the file's bytes; may be empty.
+        channels: name, path and sha256 of each further channel's file.
     """
 
     subject: str
     split: str
     image: Path
     sha256: str
+    channels: tuple[tuple[str, Path, str], ...] = ()
 
     @property
     def scan(self) -> Scan:
         """The scan as `volad.io` reads it."""
-        return Scan(self.image, self.image.name.split(".")[0])
+        further = tuple((name, path) for name, path, _ in self.channels)
+        return Scan(self.image, self.image.name.split(".")[0], channels=further)
+
+    @property
+    def input_sha256(self) -> str:
+        """That of the scan (`volad.io.input_sha256`), by the manifest where that says it."""
+        return input_sha256(self.scan) if self.channels or not self.sha256 else self.sha256
 
 
-def read_manifest(path: Path | str, data_dir: Path | str) -> list[Row]:
+def read_manifest(
+    path: Path | str, data_dir: Path | str, channels: Sequence[str] = ()
+) -> list[Row]:
     """All rows, in order.
+
+    Args:
+        path: the manifest.
+        data_dir: folder that its paths start at.
+        channels: names of the channels, the first that of `image`.
 
     Raises:
         InputError: a column is missing, a subject is in two splits, or the file is unreadable.
@@ -67,17 +83,28 @@ def read_manifest(path: Path | str, data_dir: Path | str) -> list[Row]:
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as stream:
             table = csv.DictReader(stream)
-            missing = [c for c in COLUMNS if c not in (table.fieldnames or ())]
+            needed = (*COLUMNS, *channels[1:])
+            missing = [c for c in needed if c not in (table.fieldnames or ())]
             if missing:
-                raise InputError(f"{path}: a training manifest needs the columns {COLUMNS}")
+                raise InputError(f"{path}: a training manifest needs the columns {needed}")
             lines = list(table)
             for number, line in enumerate(lines, start=2):
-                if any(line[c] is None for c in COLUMNS):
+                if any(line[c] is None for c in needed):
                     raise InputError(f"{path}: line {number} ends before its image and sha256")
+                empty = [c for c in channels[1:] if not line[c]]
+                if empty:
+                    raise InputError(f"{path}: line {number}: no channel {' and '.join(empty)}")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable CSV manifest ({error})") from error
+    folder = Path(data_dir)
     rows = [
-        Row(line["subject"], line["split"], Path(data_dir) / line["image"], line["sha256"])
+        Row(
+            line["subject"],
+            line["split"],
+            folder / line["image"],
+            line["sha256"],
+            tuple((c, folder / line[c], line.get(f"{c}_sha256") or "") for c in channels[1:]),
+        )
         for line in lines
     ]
     seen: dict[str, str] = {}
@@ -90,19 +117,25 @@ def read_manifest(path: Path | str, data_dir: Path | str) -> list[Row]:
     return rows
 
 
-def read_split(path: Path | str, data_dir: Path | str, split: str) -> list[Row]:
-    """The rows of one split, with every file present and, by its hash, the one that was meant."""
-    rows = [row for row in read_manifest(path, data_dir) if row.split == split]
+def read_split(
+    path: Path | str, data_dir: Path | str, split: str, channels: Sequence[str] = ()
+) -> list[Row]:
+    """The rows of one split, with every file present and, by its hash, the one that was meant.
+
+    The arguments are those of `read_manifest`.
+    """
+    rows = [row for row in read_manifest(path, data_dir, channels) if row.split == split]
     if not rows:
         raise InputError(f"{path}: no scan in the split {split!r}")
     for row in rows:
-        if not row.image.exists():
-            raise InputError(
-                f"{row.image}: named in {path} but not there; give the folder of the data set "
-                "with --data-dir (data_manifests/README.md says how to obtain it)"
-            )
-        if row.sha256 and input_sha256(row.scan) != row.sha256:
-            raise InputError(f"{row.image}: not the file that {path} means (sha256 differs)")
+        for file, sha256 in ((row.image, row.sha256), *(one[1:] for one in row.channels)):
+            if not file.exists():
+                raise InputError(
+                    f"{file}: named in {path} but not there; give the folder of the data set "
+                    "with --data-dir (data_manifests/README.md says how to obtain it)"
+                )
+            if sha256 and input_sha256(Scan(file, file.name)) != sha256:
+                raise InputError(f"{file}: not the file that {path} means (sha256 differs)")
     return rows
 
 

@@ -84,7 +84,8 @@ class Outputs:
             )
         if not self.target.name.endswith(".nii.gz"):
             raise UsageError(f"{self.target}: masks are packed; name it {self.target.name}.gz")
-        if self.target.resolve() == scans[0].path.resolve():
+        inputs = (scans[0].path, *(path for _, path in scans[0].channels))
+        if self.target.resolve() in [path.resolve() for path in inputs]:
             raise UsageError(f"{self.target}: is the scan itself; name another file or a folder")
 
     def wanted(self) -> list[str]:

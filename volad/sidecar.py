@@ -65,7 +65,7 @@ def sidecar_of_refused(
 def _input(volume: Volume) -> dict[str, Any]:
     return {
         "Type": "Lesion",
-        "Sources": [_source(volume.scan)],
+        "Sources": [_source(volume.scan), *(path.name for _, path in volume.scan.channels)],
         "SpatialReference": "orig",
         "input": {
             "sha256": volume.sha256,

@@ -13,7 +13,7 @@ __all__ = ["NAMES", "load"]
 
 #: In the order of the help.
 NAMES = (
-    *("segment", "merge", "train", "calibrate"),
+    *("segment", "merge", "screen", "train", "calibrate"),
     *("evaluate", "synthesize", "benchmark"),
     *("methods", "info"),
 )

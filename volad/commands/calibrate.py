@@ -93,8 +93,10 @@ def _healthy(args: argparse.Namespace) -> Any:
         raise UsageError("give the healthy scans with --on FOLDER, or with --manifest and --split")
     if args.manifest is None:
         return args.on
+    from volad import bundle
     from volad.data import read_split
 
     if args.data_dir is None:
         raise UsageError("--manifest needs --data-dir, the folder its paths start at")
-    return [row.scan for row in read_split(args.manifest, args.data_dir, args.split)]
+    channels = bundle.channels(bundle.find(args.bundle))
+    return [row.scan for row in read_split(args.manifest, args.data_dir, args.split, channels)]

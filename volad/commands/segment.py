@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-b", "--bundle", default=bundle.DEFAULT, help=f"name or folder [{bundle.DEFAULT}]")
     add("--brain-mask", type=bundle.literal, metavar="FILE",
         help="the scan's brain mask, on its own grid")  # fmt: skip
+    add("--channel", type=_channel, action="append", default=[], metavar="NAME=FILE",
+        help="a further image of the patient, for bundles of several channels")  # fmt: skip
     add("--volume", type=at_least(0), metavar="K", help="which volume of a 4D file, from 0")
     add("--series", metavar="ID", help="which DICOM series of a folder")
     add("--workers", type=at_least(0), metavar="N", help="processes that preprocess ahead [from "
@@ -95,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
             "min_lesion_mm3", "save_score", "save_healthy", "save_brain", "stats", "report",
             "resume", "bids", "bids_suffix", "force",
         ) | _shard(args) | ({"inferer::overlap": args.overlap} if args.overlap is not None else {})
+        | ({"dataset::channel_files": dict(args.channel)} if args.channel else {})
         | _promise(args),
     )  # fmt: skip
     failed = [o for o in outcomes if o.error]
@@ -109,6 +112,14 @@ def _promise(args: argparse.Namespace) -> dict[str, object]:
         if (rate := getattr(args, of)) is not None:
             return {"promise": {"of": of, "rate": rate}}
     return {}
+
+
+def _channel(text: str) -> tuple[str, str]:
+    """`NAME=FILE`."""
+    name, equals, file = text.partition("=")
+    if not (name and equals and file):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE")
+    return name, bundle.literal(file)
 
 
 def _shards(text: str) -> str:

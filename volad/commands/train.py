@@ -26,8 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--manifest", required=True, help="CSV of healthy scans: subject, split, image, sha256")
     add("--data-dir", required=True, help="folder that the manifest's paths start at")
     add("--modality", choices=("mr", "ct"), default="mr")
-    add("--simulate-ct", action="store_true", help="the scans are healthy T1 heads; learn from CT "
-        "simulated of them (with --modality ct)")  # fmt: skip
+    add("--channels", type=lambda text: text.split(","), default=[], metavar="NAME,NAME",
+        help="several images of each person, the first that of the manifest's image, the others "
+        "its columns of these names: t1,t2,flair")  # fmt: skip
+    add("--simulate", choices=("ct", "mr"), help="the scans are healthy T1 heads; learn from CT "
+        "(with --modality ct), or from MR of any contrast, simulated of them")  # fmt: skip
     add("--space", choices=("mni", "isotropic"), default="mni",
         help="volumes aligned to MNI152 at 2 mm, or patches (slabs, for methods on those) on an "
         "isotropic grid [mni]")  # fmt: skip
@@ -73,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers or 0,
         cache_dir=args.cache_dir,
         rate=args.healthy_fpr,
-        simulate_ct=args.simulate_ct,
+        simulate=args.simulate,
+        channels=args.channels,
     )
     print(f"{args.output}: threshold {found.threshold:.4g} from {len(found.scans)} healthy scans")
     return 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from volad.errors import InputError, UsageError
+from volad.io.channels import in_order
 from volad.io.guard import reading
 from volad.io.manifest import MANIFESTS, Entry, read_manifest
 
@@ -25,7 +26,7 @@ class Scan:
     """One scan to read.
 
     Attributes:
-        path: the file, or the folder of a DICOM series.
+        path: the file, or the folder of a DICOM series; of several channels the first.
         name: what outputs are called by: the file's name without its ending.
         brain_mask: file with the scan's brain mask, if the user has one.
         group: sub-folder to keep in outputs, relative.
@@ -33,6 +34,7 @@ class Scan:
         bids_suffix: `T1w` or the like of a scan in a BIDS data set, whose outputs are named as BIDS
             derivatives; empty for any other. `name` is then the scan's entities, and `group` its
             folder, `sub-01/ses-02/anat`.
+        channels: further images of the same patient, each by its channel's name.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Scan:
     group: Path = Path()
     series: str | None = None
     bids_suffix: str = ""
+    channels: tuple[tuple[str, Path], ...] = ()
 
 
 def find_scans(
@@ -49,6 +52,8 @@ def find_scans(
     brain_mask: Path | str | None = None,
     bids: bool | None = None,
     bids_suffix: str = "T1w",
+    channels: Sequence[str] | None = None,
+    channel_files: Mapping[str, Path | str] | None = None,
 ) -> list[Scan]:
     """Find scans, in a fixed order.
 
@@ -61,30 +66,37 @@ def find_scans(
         path: a NIfTI, NRRD or MetaImage file; a folder or `.zip` of a DICOM series; a folder
             of such files and folders; or a manifest: a `.csv` with a column `image` and
             optional columns `name`, `brain_mask`, `series`, or a `.json` datalist of such
-            objects. Paths in a manifest start at its own folder.
+            objects. Paths in a manifest start at its own folder. With `channels`, each but the
+            first is a column there, too.
         series: id of the one DICOM series to take, where there are several.
         brain_mask: file with the one scan's brain mask.
         bids: whether `path` is a BIDS data set, of which then only the scans of one contrast are
             taken (`volad.io.bids`); None: where its `dataset_description.json` says so.
         bids_suffix: that contrast.
+        channels: names of the channels that each scan must have, the scan itself first; None: it
+            has no others.
+        channel_files: the one scan's further channels, by name.
 
     Raises:
-        InputError: nothing there, several series, or two scans with one output name.
+        InputError: nothing there, several series, a channel missing, or two scans with one output
+            name.
         UsageError: `series` for something other than one DICOM folder or zip, or one
-            `brain_mask` for several scans.
+            `brain_mask` or `channel_files` for several scans.
     """
     path = Path(path)
     with reading(path):
         path.stat()
-        scans = _of_bids(path, bids, bids_suffix) or _scans(path, series)
+        scans = _of_bids(path, bids, bids_suffix) or _scans(path, series, channels)
     if series is not None and [scan.series for scan in scans] != [series]:
         raise UsageError(f"{path}: is no DICOM series; leave --series out")
     if brain_mask is not None:
-        if len(scans) != 1:
-            raise UsageError(
-                f"{path}: one brain mask for {len(scans)} scans; name each scan's in a manifest"
-            )
-        scans = [replace(scans[0], brain_mask=Path(brain_mask))]
+        scans = [replace(_only(scans, "brain mask", path), brain_mask=Path(brain_mask))]
+    if channel_files:
+        further = {name: _channel(Path(file)) for name, file in channel_files.items()}
+        scans = [replace(_only(scans, next(iter(further)), path), channels=tuple(further.items()))]
+    scans = [
+        replace(scan, channels=in_order(dict(scan.channels), channels, path)) for scan in scans
+    ]
     _refuse_doubles(scans, path)
     return scans
 
@@ -115,11 +127,28 @@ def _of_bids(path: Path, bids: bool | None, suffix: str) -> list[Scan]:
     return []
 
 
-def _scans(path: Path, series: str | None) -> list[Scan]:
+def _only(scans: list[Scan], what: str, path: Path) -> Scan:
+    """The one scan that a file named on the command line goes with."""
+    if len(scans) != 1:
+        raise UsageError(
+            f"{path}: one {what} for {len(scans)} scans; name each scan's in a manifest"
+        )
+    return scans[0]
+
+
+def _channel(file: Path) -> Path:
+    """The file or series folder of a further channel, which must be there."""
+    with reading(file):
+        file.stat()
+        return _single(file).path
+
+
+def _scans(path: Path, series: str | None, channels: Sequence[str] | None) -> list[Scan]:
     if path.is_dir() and not _holds_series(path, _visible(path)):
         return list(_in_tree(path))
     if path.suffix.lower() in MANIFESTS and not path.is_dir():
-        return [_of_entry(entry, path) for entry in read_manifest(path)]
+        entries = read_manifest(path, list(channels or ())[1:])
+        return [_of_entry(entry, path, channels) for entry in entries]
     return [_single(path, series)]
 
 
@@ -194,7 +223,7 @@ def _holds_series(folder: Path, files: list[Path]) -> bool:
     return found
 
 
-def _of_entry(entry: Entry, manifest: Path) -> Scan:
+def _of_entry(entry: Entry, manifest: Path, channels: Sequence[str] | None) -> Scan:
     try:
         with reading(entry.image):
             entry.image.stat()
@@ -202,9 +231,16 @@ def _of_entry(entry: Entry, manifest: Path) -> Scan:
         if entry.brain_mask is not None:
             with reading(entry.brain_mask):
                 entry.brain_mask.stat()
+        further = {name: _channel(file) for name, file in entry.channels.items()}
     except InputError as error:
         raise InputError(f"{manifest}: {entry.place}: {error}") from error
-    return Scan(scan.path, entry.name or scan.name, entry.brain_mask, series=entry.series)
+    return Scan(
+        scan.path,
+        entry.name or scan.name,
+        entry.brain_mask,
+        series=entry.series,
+        channels=in_order(further, channels, f"{manifest}: {entry.place}"),
+    )
 
 
 def _refuse_doubles(scans: list[Scan], path: Path) -> None:

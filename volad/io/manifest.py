@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Entry:
         name: what outputs are to be called by, if said.
         brain_mask: file with the brain mask, if any.
         series: id of the DICOM series, if any.
+        channels: files of further channels, by name.
     """
 
     place: str
@@ -36,17 +37,22 @@ class Entry:
     name: str | None = None
     brain_mask: Path | None = None
     series: str | None = None
+    channels: Mapping[str, Path] = field(default_factory=dict)
 
 
-def read_manifest(path: Path) -> list[Entry]:
+def read_manifest(path: Path, channels: Sequence[str] = ()) -> list[Entry]:
     """Read a `.csv` or `.json` manifest; relative paths start at its folder.
+
+    Args:
+        path: the manifest.
+        channels: columns that name further channels.
 
     Raises:
         InputError: not a manifest, no `image` in it, or a name that is no file name.
     """
     text = manifest_text(path)
     rows = _of_csv if path.suffix.lower() == ".csv" else _of_json
-    entries = [_entry(row, place, path) for place, row in rows(text, path)]
+    entries = [_entry(row, place, path, channels) for place, row in rows(text, path)]
     if not entries:
         raise InputError(f"{path}: names no scans; add a line for each")
     return entries
@@ -84,7 +90,7 @@ def _of_json(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 yield f"{key} {number}", {"image": item}
 
 
-def _entry(row: Mapping[str, Any], place: str, path: Path) -> Entry:
+def _entry(row: Mapping[str, Any], place: str, path: Path, channels: Sequence[str]) -> Entry:
     image = _text(row, "image")
     if not image:
         raise InputError(f"{path}: {place}: no 'image'; name one scan file or series folder there")
@@ -97,6 +103,7 @@ def _entry(row: Mapping[str, Any], place: str, path: Path) -> Entry:
         name or None,
         path.parent / mask if mask else None,
         _text(row, "series") or None,
+        {key: path.parent / text for key in channels if (text := _text(row, key))},
     )
 
 

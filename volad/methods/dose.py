@@ -5,13 +5,13 @@ three scores: the divergence of the code (KL), the Watanabe-Akaike information c
 after Choi et al., "WAIC, but why?", 2018, and the density of states estimator (DoSE) of Morningstar
 et al., "Density of states estimation for out-of-distribution detection", AISTATS 2021. Differs from
 them: one volume is one sample, and statistics are per brain voxel, since brains differ in size; KL
-is one of DoSE's statistics and no score of its own, since a lesion may lower it as well as raise
-it (dark ones did, in phantoms); WAIC's variance over the ensemble is taken voxel by voxel, as
-Watanabe does over the data, because that of a whole volume's likelihood would swamp its mean;
-DoSE's statistics are means over the ensemble, their densities are those of the training scans, of
-at most `remembered` drawn at random, and there is no support vector machine; nothing here tells lesions from other reasons to be
-unlike healthy scans; samples of codes are the same for every scan. Voxels are scored by the
-residual from the ensemble's mean reconstruction.
+is one of DoSE's statistics and no score of its own, since a lesion may lower it as well as raise it
+(dark ones did, in phantoms); WAIC's variance over the ensemble is taken voxel by voxel, as Watanabe
+does over the data, because that of a whole volume's likelihood would swamp its mean; DoSE's
+statistics are means over the ensemble, their densities are those of the training scans, of at most
+`remembered` drawn at random, and there is no support vector machine; nothing here tells lesions
+from other reasons to be unlike healthy scans; samples of codes are the same for every scan. Voxels
+are scored by the residual from the ensemble's mean reconstruction.
 """
 
 from __future__ import annotations

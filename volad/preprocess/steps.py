@@ -5,11 +5,12 @@ Keys of a sample, all images `MetaTensor (C, X, Y, Z)` whose affine maps voxels 
 | key | holds |
 |---|---|
 | `image` | the scan, on the grid that the steps so far have brought it to |
-| `brain` | its brain mask on the same grid, bool |
+| `brain` | its brain mask on the same grid, bool `(1, X, Y, Z)` |
+| `covered` | till the brain is known: where each further channel has data, by name; bool |
 | `volume` | the scan as read (`volad.io.Volume`), with header, hash and warnings |
 | `native_brain` | the brain mask on the scan's own grid, bool |
 | `to_model` | `(4, 4)` scan world to the model grid's world, mm |
-| `scale` | the scan's intensities to the model's (`volad.preprocess.intensity.Scale`) |
+| `scale` | the first channel's intensities to the model's (`volad.preprocess.intensity.Scale`) |
 | `flags` | lines that the user must see |
 | `facts` | what the steps measured, for the sidecar |
 """
@@ -28,9 +29,11 @@ from monai.transforms import Transform
 
 from volad.errors import InputError
 from volad.io import Scan, Volume, find_scans, read_mask, read_volume
+from volad.io.channels import in_order
 from volad.preprocess.align import align, load_template
 from volad.preprocess.bias import correct_bias
 from volad.preprocess.brain import BrainMask, Kind, brain_mask_warning, cut_share
+from volad.preprocess.channels import add_channels, keep_covered
 from volad.preprocess.intensity import Scale, landmarks_of
 from volad.preprocess.resample import resample, world_grid
 
@@ -64,22 +67,27 @@ class Load(Transform):
 
     Args:
         volume: index of the volume to take from a 4D file.
+        channels: names of the channels, the first that of the image itself, whose grid all come on
+            and all outputs have; None: it has no others.
     """
 
-    def __init__(self, volume: int | None = None) -> None:
+    def __init__(self, volume: int | None = None, channels: Sequence[str] | None = None) -> None:
         self.volume = volume
+        self.channels = channels
 
     def __call__(self, sample: Sample) -> Sample:
         source = sample["image"]
         if isinstance(source, (str, Path)):
-            found = find_scans(source)
+            found = find_scans(source, channels=self.channels)
             if len(found) != 1:
                 raise InputError(f"{source}: {len(found)} scans found where one is asked for")
             source = found[0]
         if isinstance(source, Scan):
             source = read_volume(source, volume=self.volume)
         assert isinstance(source, Volume)
-        return {
+        scan = source.scan
+        further = in_order(dict(scan.channels), self.channels, scan.path)
+        loaded = {
             **sample,
             "image": source.image,
             "volume": source,
@@ -87,11 +95,13 @@ class Load(Transform):
             "flags": list(source.warnings),
             "facts": {},
         }
+        return add_channels(loaded, further) if further else loaded
 
 
 class ExtractBrain(Transform):
     """Find the brain on the scan's own grid (`volad.preprocess.brain.BrainMask`).
 
+    Of several channels it is found in the first, and what another does not show is left out.
     A mask file that comes with the scan (`--brain-mask`, a manifest's column) wins.
 
     Args:
@@ -109,20 +119,26 @@ class ExtractBrain(Transform):
             array = read_mask(volume.scan.brain_mask, volume)
             given = MetaTensor(torch.from_numpy(array)[None], affine=volume.image.affine)
         with naming(volume):
-            brain, how = self.extract(sample["image"], given)
-        warning = brain_mask_warning(brain)
+            brain, how = self.extract(_first(sample["image"]), given)
+            warning = brain_mask_warning(brain)
+            brain, lost = keep_covered(brain, sample.get("covered", {}))
         facts = {
             "brain_extraction": how,
             "brain_ml": float(brain.sum()) * volume.voxel_mm3 / 1000,
             "brain_cut": cut_share(brain.numpy()[0] > 0),
         }
         return {
-            **sample,
+            **{key: one for key, one in sample.items() if key != "covered"},
             "brain": brain,
             "native_brain": brain,
-            "flags": [*sample["flags"], *([warning] if warning else [])],
+            "flags": [*sample["flags"], *([warning] if warning else []), *lost],
             "facts": {**sample["facts"], **facts},
         }
+
+
+def _first(image: MetaTensor) -> MetaTensor:
+    """The first channel, `(1, X, Y, Z)`."""
+    return MetaTensor(image.as_tensor()[:1], affine=image.affine)
 
 
 class AlignToTemplate(Transform):
@@ -133,7 +149,7 @@ class AlignToTemplate(Transform):
 
     def __call__(self, sample: Sample) -> Sample:
         template = load_template()
-        found = align(sample["image"], sample["brain"])
+        found = align(_first(sample["image"]), sample["brain"])
         flags = list(sample["flags"])
         if found.failed:
             flags.append(

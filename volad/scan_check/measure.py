@@ -2,7 +2,8 @@
 
 All is measured on the model's grid, where a method sees the scan, and by medians, quantiles and
 capped values, so that lesions of some per cent of the brain move little. Intensities are in units
-of the scan's own range, the 5th to the 95th percentile of its brain.
+of the scan's own range, the 5th to the 95th percentile of its brain. Of several channels the first
+is measured; the method's own scan scores are of all.
 """
 
 from __future__ import annotations

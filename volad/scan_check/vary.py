@@ -22,7 +22,10 @@ GAMMA, NOISE, BLUR, SHADING, RIM_LOST = 1.5, 0.04, 0.6, 0.15, 0.3
 
 
 def vary(sample: dict[str, Any], random: np.random.Generator) -> dict[str, Any]:
-    """A sample before the intensity scale, `image (1, X, Y, Z)` and `brain`, varied at random."""
+    """A sample before the intensity scale, with `image` and `brain`, varied at random.
+
+    Of several channels only the first is left, which is what `kind_of` measures.
+    """
     image, brain = sample["image"].numpy()[0], sample["brain"].numpy()[0] > 0
     if random.random() < RIM_LOST:
         brain = ndimage.binary_erosion(brain)

@@ -21,12 +21,15 @@ from volad.skeleton.docs import (
     readme,
 )
 from volad.skeleton.inference import inference
+from volad.skeleton.training import Simulated
 from volad.skeleton.training import training as training_settings
 
 __all__ = ["SPACES", "create"]
 
 #: Spaces a bundle can work in: how scans get onto the model's grid.
 SPACES = ("mni", "isotropic")
+#: Columns of manifests that no channel can be called by.
+TAKEN = ("subject", "split", "image", "sha256", "name", "brain_mask", "series")
 
 
 def create(
@@ -40,7 +43,8 @@ def create(
     patch: Sequence[int] = (64, 64, 64),
     landmarks: Sequence[float] | None = None,
     training: Mapping[str, Any] | None = None,
-    simulate: bool = False,
+    simulate: Simulated | None = None,
+    channels: Sequence[str] = (),
 ) -> None:
     """Write a bundle's configs, metadata, licence notices and documentation stub to fill in.
 
@@ -56,29 +60,39 @@ def create(
         landmarks: intensity landmarks learned from the training scans (MR only); without them MR
             is scaled by its own range.
         training: settings of `train.json` that differ from the method's and its defaults.
-        simulate: learn from CTs simulated of T1 scans (`volad.simulate_ct`).
+        simulate: learn from CTs or MRs simulated of T1 scans (`volad.simulate_ct`, `simulate_mr`).
+        channels: names of several channels, the first that of the scan itself; empty: one channel.
     """
+    _check_channels(channels, modality, simulate)
     if space not in SPACES:
         raise UsageError(f"--space must be one of {', '.join(SPACES)}, got {space!r}")
     window = _window(method, space)
-    if simulate and (modality, space, window) != ("ct", "mni", "volume"):
+    if simulate and (modality, space, window) != (simulate, "mni", "volume"):
         raise UsageError(
-            "--simulate-ct makes whole aligned CTs: give --modality ct, --space mni and a method "
-            "that works on volumes"
+            f"--simulate {simulate} makes whole aligned volumes: give --modality {simulate}, "
+            "--space mni and a method that works on volumes"
         )
-    settings = network(method, arguments, space)
+    settings = network(method, arguments, space, channels)
     roi = _roi(_built(method, settings), space, patch)
     shape = MNI_GRID if space == "mni" else patch
     configs = {
-        "inference": inference(settings, modality, space, window, spacing_mm, patch, landmarks),
+        "inference": inference(
+            settings, modality, space, window, spacing_mm, patch, landmarks, channels
+        ),
         "train": training_settings(
-            roi, {**methods.load(method).training_defaults, **(training or {})}, simulate
+            roi,
+            {**methods.load(method).training_defaults, **(training or {})},
+            simulate,
+            several=bool(channels),
         ),
         "multi_gpu_train": MULTI_GPU,
-        "metadata": metadata(root.name, method, modality, shape, is_patch=window == "patch"),
+        "metadata": metadata(
+            root.name, method, modality, shape, is_patch=window == "patch", channels=channels
+        ),
     }
     if simulate:
-        configs["metadata"] |= SIMULATED
+        configs["metadata"] |= SIMULATED[simulate]
+    if simulate == "ct":
         configs["inference"]["preprocessing"]["transforms"].insert(1, SIMULATED_REMARK)
     for name, config in configs.items():
         write_json(root / "configs" / f"{name}.json", config)
@@ -106,13 +120,36 @@ def _roi(method: Method, space: str, patch: Sequence[int]) -> list[int] | None:
     return roi
 
 
-def network(method: str, arguments: Mapping[str, Any], space: str) -> dict[str, Any]:
-    """The `network_def` of a method in a space; a method that can know the grid is told it."""
+def _check_channels(channels: Sequence[str], modality: str, simulate: Simulated | None) -> None:
+    if not channels:
+        return
+    if modality != "mr" or simulate:
+        raise UsageError("--channels are of real MR: not with --modality ct, nor with --simulate")
+    # They name columns of manifests, beside those that have a meaning of their own.
+    odd = [name for name in channels if name in TAKEN or not name.replace("-", "_").isidentifier()]
+    if odd or len(channels) < 2 or len(set(channels)) < len(channels):
+        raise UsageError(
+            f"--channels must be two or more different names such as t1,t2,flair, none of "
+            f"{', '.join(TAKEN)}; got {','.join(channels)!r}"
+        )
+
+
+def network(
+    method: str, arguments: Mapping[str, Any], space: str, channels: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The `network_def` of a method; what it can know, grid and number of channels, it is told."""
     cls = methods.load(method)
     known = inspect.signature(cls).parameters
     settings = dict(arguments)
     if space == "mni" and "grid" in known:
         settings.setdefault("grid", list(MNI_GRID))
+    if channels and "channels" in known:
+        settings.setdefault("channels", len(channels))
+    if settings.get("channels", 1) != (len(channels) or 1) and "channels" in known:
+        raise UsageError(
+            f"{method} is given channels={settings['channels']} for {len(channels) or 1}; name "
+            "them with --channels NAME,NAME"
+        )
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise UsageError(f"{method} has no argument {unknown[0]!r}; it has: {', '.join(known)}")

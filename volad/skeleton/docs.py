@@ -34,10 +34,18 @@ MULTI_GPU = {
 }
 
 #: What the metadata of a bundle say that was trained on simulated scans.
-SIMULATED = {
-    "simulated_training_data": True,
-    "data_source": "SIMULATED CT: no CT was trained on or calibrated with; state the source of the "
-    "healthy T1 scans that they were made from",
+SIMULATED: dict[str, dict[str, Any]] = {
+    "ct": {
+        "simulated_training_data": True,
+        "data_source": "SIMULATED CT: no CT was trained on or calibrated with; state the source of "
+        "the healthy T1 scans that they were made from",
+    },
+    "mr": {
+        "simulated_training_data": True,
+        "data_source": "SIMULATED MR of any contrast beside real T1: no T2, FLAIR or PD was "
+        "trained on or calibrated with; state the source of the healthy T1 scans that they were "
+        "made from",
+    },
 }
 
 #: And what is said with every result of one.
@@ -72,10 +80,17 @@ format=%(asctime)s %(levelname)s %(name)s: %(message)s
 
 
 def metadata(
-    name: str, method: str, modality: str, shape: Sequence[int], *, is_patch: bool
+    name: str,
+    method: str,
+    modality: str,
+    shape: Sequence[int],
+    *,
+    is_patch: bool,
+    channels: Sequence[str] = (),
 ) -> dict[str, Any]:
     import torch
 
+    known = channels or ("image",)
     tensor = {
         "type": "image",
         "modality": modality.upper(),
@@ -107,7 +122,7 @@ def metadata(
         "data_source": "state the source of the healthy training scans",
         "data_type": "nifti",
         "modality": modality,
-        "image_classes": "one channel",
+        "image_classes": ", ".join(channels) or "one channel",
         "label_classes": "none: training takes no labels",
         "pred_classes": "single channel, 1 is lesion",
         "intended_use": "Research only. Not a medical device: not for diagnosis or treatment.",
@@ -115,9 +130,10 @@ def metadata(
             "inputs": {
                 "image": {
                     **tensor,
+                    "num_channels": len(known),
                     "format": "magnitude" if modality == "mr" else "hounsfield",
                     "value_range": [0, 2],
-                    "channel_def": {"0": "image"},
+                    "channel_def": {str(number): one for number, one in enumerate(known)},
                 }
             },
             "outputs": {

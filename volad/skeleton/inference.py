@@ -16,8 +16,12 @@ def inference(
     spacing_mm: float,
     patch: Sequence[int],
     landmarks: Sequence[float] | None,
+    channels: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The config of a bundle; its arguments are those of `volad.skeleton.create`."""
+    # A bundle without further channels is written as ever, so that caches made for it still serve.
+    names = {"channels": "@channels"} if channels else {}
+    files = {"channel_files": "@channel_files"} if channels else {}
     return {
         "bundle_root": ".",
         "dataset_dir": "/input",
@@ -27,6 +31,7 @@ def inference(
         "series": None,
         "brain_mask": None,
         "volume": None,
+        **({"channels": list(channels), "channel_files": None} if channels else {}),
         "bids": None,
         "bids_suffix": "ct" if modality == "ct" else "T1w",
         "workers": None,
@@ -52,7 +57,7 @@ def inference(
         "network_def": dict(network),
         "preprocessing": {
             "_target_": "monai.transforms.Compose",
-            "transforms": _steps(modality, space, spacing_mm, landmarks),
+            "transforms": _steps(modality, space, spacing_mm, landmarks, names),
         },
         "inferer": _inferer(window, patch),
         "postprocessing": {
@@ -93,6 +98,8 @@ def inference(
             "brain_mask": "@brain_mask",
             "bids": "@bids",
             "bids_suffix": "@bids_suffix",
+            **names,
+            **files,
         },
         "handlers": [],
         "key_metric": {},
@@ -123,11 +130,15 @@ def inference(
 
 
 def _steps(
-    modality: str, space: str, spacing_mm: float, landmarks: Sequence[float] | None
+    modality: str,
+    space: str,
+    spacing_mm: float,
+    landmarks: Sequence[float] | None,
+    channels: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     prefix = "volad.preprocess.steps"
     steps: list[dict[str, Any]] = [
-        {"_target_": f"{prefix}.Load", "volume": "@volume"},
+        {"_target_": f"{prefix}.Load", "volume": "@volume", **channels},
         *([{"_target_": "volad.preprocess.ct.CheckHounsfield"}] if modality == "ct" else []),
         {
             "_target_": f"{prefix}.ExtractBrain",

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from volad.errors import UsageError
 
-__all__ = ["training"]
+__all__ = ["Simulated", "training"]
+
+#: What can be simulated of healthy T1 scans.
+Simulated = Literal["ct", "mr"]
 
 
 def training(
-    roi: Sequence[int] | None, changes: Mapping[str, Any], simulate: bool = False
+    roi: Sequence[int] | None,
+    changes: Mapping[str, Any],
+    simulate: Simulated | None = None,
+    several: bool = False,
 ) -> dict[str, Any]:
     """The config of a bundle.
 
     Args:
         roi: spatial shape of the windows, -1 for all of an axis; None for whole volumes.
         changes: settings that differ from the defaults.
-        simulate: the scans are T1, and CTs are simulated of them.
+        simulate: the scans are T1, and CTs or MRs are simulated of them.
+        several: they have several channels, which `inference.json` names.
     """
-    rows = {"_target_": "volad.data.read_split", "path": "@manifest", "data_dir": "@dataset_dir"}
+    rows: dict[str, Any] = {
+        "_target_": "volad.data.read_split",
+        "path": "@manifest",
+        "data_dir": "@dataset_dir",
+    }
+    if several:
+        rows["channels"] = {
+            "_target_": "volad.bundle.part",
+            "root": "@bundle_root",
+            "name": "channels",
+        }
     healthy = {
         "_target_": "volad.data.HealthySet",
         "preprocessing": "@train::preprocessing",
@@ -35,11 +52,16 @@ def training(
     }
     fixed: dict[str, Any] = {}
     varied = {"augment": "@augment"}
+    settings: dict[str, Any] = {"augment": {"_target_": "volad.data.Augment"}}
     if simulate:
         left = ("preprocessing", "cache_dir", "workers")
-        healthy = {"_target_": "volad.simulate_ct.SimulatedSet", **{k: healthy[k] for k in left}}
+        target = f"volad.simulate_{simulate}.SimulatedSet"
+        healthy = {"_target_": target, **{k: healthy[k] for k in left}}
+        varied, settings = {}, {}
+    if simulate == "ct":
         varied = {"draws": "@draws", "seed": "@seed"}
         fixed = {"draws": 1, "seed": 1}
+        settings = {"draws": 3}
     config: dict[str, Any] = {
         "bundle_root": ".",
         "dataset_dir": "/data",
@@ -57,7 +79,7 @@ def training(
         "seed": 0,
         "log_dir": None,
         **({"windows_per_scan": 4} if roi is not None else {}),
-        **({"draws": 3} if simulate else {"augment": {"_target_": "volad.data.Augment"}}),
+        **settings,
         "network_def": {
             "_target_": "volad.bundle.part",
             "root": "@bundle_root",
