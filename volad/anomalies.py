@@ -76,7 +76,9 @@ def _window(x: Tensor, index: int, likely: Tensor | None) -> tuple[Tensor, Tenso
     if brain.any():
         for blob in _blobs(brain, likely):
             piece = blob.share * brain[blob.box]
-            lender = x[int(torch.randint(len(x), ()))] if len(x) > 1 else own.flip(1)
+            lender = own.flip(1)
+            if len(x) > 1:
+                lender = x[(index + int(torch.randint(1, len(x), ()))) % len(x)]
             where = (slice(None), *blob.box)
             image[where] = blob.fill(image[where], lender[where], piece, blob)
             share[blob.box] = torch.maximum(share[blob.box], piece)
