@@ -91,9 +91,9 @@ def test_corruption_is_undone_in_training_only() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"grid": None, "standardise": True}, "need grid"),
-        ({"grid": None, "atlas": True}, "need grid"),
-        ({"grid": None, "bottleneck": "dense"}, "need grid"),
+        ({"grid": None, "standardise": True}, "needs grid"),
+        ({"grid": None, "atlas": True}, "atlas and the dense bottleneck need grid"),
+        ({"grid": None, "bottleneck": "dense"}, "atlas and the dense bottleneck need grid"),
         ({"corruption": "salt"}, "salt_and_pepper"),
         ({"trust": 0.0}, "trust must be"),
         ({"residual": "l3"}, "residual must be"),

@@ -11,8 +11,8 @@ from phantoms import Scans, healthy_brains
 from torch import Tensor, nn
 
 from volad.losses import energy_score, frozen
-from volad.methods._base import brain_of
 from volad.methods.fanogan import FAnoGAN
+from volad.tensors import brain_of
 from volad.train import Trainer
 
 

@@ -11,8 +11,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from volad.losses import discriminator_loss
-from volad.methods._base import brain_of
 from volad.methods.steganomaly import SteGANomaly, blurred, low_entropy
+from volad.tensors import brain_of
 
 
 def model(**changes: Any) -> SteGANomaly:

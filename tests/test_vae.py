@@ -224,8 +224,8 @@ def test_scan_scores_of_slopes_are_numbers() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"standardise": True}, "need grid"),
-        ({"bottleneck": "dense"}, "need grid"),
+        ({"standardise": True}, "needs grid"),
+        ({"bottleneck": "dense"}, "needs grid"),
         ({"bottleneck": "dense", "grid": (15, 16, 16)}, "multiples of 4"),
         ({"likelihood": "poisson"}, "gaussian, laplace"),
         ({"score": "kl"}, "kl_gradient"),

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from volad.tensors import brain_of
+
 __all__ = ["CORRUPTIONS", "corrupt"]
 
 
@@ -66,5 +68,5 @@ CORRUPTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 def corrupt(kind: str, x: Tensor, amount: float) -> Tensor:
     """Corrupt windows `(B, C, *S)` inside the brain; where x is 0 it stays 0."""
-    inside = (x != 0).any(dim=1, keepdim=True)
+    inside = brain_of(x) > 0
     return torch.where(inside, CORRUPTIONS[kind](x, amount), x)

@@ -11,7 +11,8 @@ from monai.networks.blocks import Convolution, SubpixelUpsample, UpSample
 from monai.networks.nets import AutoEncoder
 from torch import Tensor, nn
 
-from volad.nets import INSTANCE, crop, divisible
+from volad.nets import INSTANCE
+from volad.tensors import crop, divisible
 
 __all__ = ["ResidualTranslator", "WindowEncoder", "WindowGenerator"]
 

@@ -12,14 +12,14 @@ from monai.networks.blocks import Convolution, SubpixelUpsample, UpSample
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from volad.tensors import crop, divisible
+
 __all__ = [
     "AttentionUNet",
     "ConvAutoencoder",
     "PatchCritic",
     "SelfAttention",
     "coarse_grid",
-    "crop",
-    "divisible",
 ]
 
 #: Of networks with a critic: batch statistics would spoil its penalty, and averaged weights.
@@ -290,17 +290,3 @@ def _strided(spatial_dims: int, before: int, after: int, **more: Any) -> nn.Modu
 
 def _attended(step: nn.Module, spatial_dims: int, channels: int, attention: bool) -> nn.Module:
     return nn.Sequential(step, SelfAttention(spatial_dims, channels)) if attention else step
-
-
-def divisible(x: Tensor, factor: int, least: int = 1) -> Tensor:
-    """`(B, C, *S)` with zeros behind: every size a multiple of `factor`, at least `least` of it."""
-    sizes = [max(math.ceil(n / factor), least) * factor for n in x.shape[2:]]
-    return pad(
-        x, [b for n, size in zip(x.shape[:1:-1], sizes[::-1], strict=True) for b in (0, size - n)]
-    )
-
-
-def crop(y: Tensor, x: Tensor) -> Tensor:
-    """`y` cut to the spatial size of `x`."""
-    place: tuple[Any, ...] = (..., *(slice(n) for n in x.shape[2:]))
-    return y[place]

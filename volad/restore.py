@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from volad.tensors import brain_of
+
 __all__ = ["restore", "total_variation"]
 
 #: Differences of neighbours far below this count as none; in units of the image.
@@ -56,7 +58,7 @@ def restore(
     Returns:
         The restored windows, in new memory.
     """
-    inside = (x != 0).any(dim=1, keepdim=True)
+    inside = brain_of(x)
     start = x.detach().float()
     y = start.clone()
     # bfloat16 has too few digits for many short steps.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from volad.heads import VoxelNormal
 from volad.residual import RESIDUALS, SIGNED, residual
 from volad.slab import SlabInferer
+from volad.tensors import brain_mean, brain_of
 
 __all__ = ["Contrast", "Method", "Reconstruction", "ScanScores", "Stage", "Update", "Window"]
 
@@ -84,9 +85,7 @@ class Method(nn.Module, ABC):
 
     def validation_loss(self, x: Tensor) -> Tensor:
         """How badly healthy windows `(B, C, *S)` not trained on are explained; a scalar."""
-        inside = brain_of(x)
-        score: Tensor = self(x)
-        return (score * inside).sum() / inside.sum().clamp(min=1)
+        return brain_mean(self(x), x)
 
     def scan_scores(self, x: Tensor, score: Tensor, x_hat: Tensor | None) -> ScanScores:
         """Finite scores of one whole scan, higher is less like healthy; 0 for one without brain.
@@ -105,7 +104,7 @@ class Method(nn.Module, ABC):
 class Reconstruction(Method):
     """A method whose score is the residual between a window and its healthy counterpart.
 
-    With `grid` given, residuals are standardised voxel by voxel: a last stage measures mean and
+    With `standardise`, residuals are standardised voxel by voxel: a last stage measures mean and
     spread of the residual of healthy scans at every voxel of the grid, so that what is hard to
     reconstruct in everybody (cortex, ventricle walls) does not count as a lesion. That needs
     aligned whole volumes.
@@ -113,8 +112,9 @@ class Reconstruction(Method):
     Args:
         kind: how the two are compared, a name in `volad.residual`.
         grid: spatial shape of the aligned volumes, or None for windows at any place.
+        standardise: divide residuals by their healthy spread at each voxel; needs `grid`.
         floor: added to the spread, in units of the image.
-        channels: image channels, needed with `grid`.
+        channels: image channels.
         mirror: measure every scan and its mirror image (first spatial axis), for grids that are
             symmetric about the middle.
     """
@@ -123,6 +123,7 @@ class Reconstruction(Method):
         self,
         kind: str,
         grid: Sequence[int] | None = None,
+        standardise: bool = False,
         floor: float = 0.05,
         channels: int = 1,
         mirror: bool = False,
@@ -130,11 +131,15 @@ class Reconstruction(Method):
         super().__init__()
         if kind not in RESIDUALS:
             raise ValueError(f"residual must be one of {sorted(RESIDUALS)}, got {kind!r}")
-        if grid is not None and kind not in SIGNED:
-            raise ValueError(f"residual {kind!r} cannot be standardised; choose from {SIGNED}")
         self.kind = kind
         self.mirror = mirror
-        self.spread = VoxelNormal(channels, grid, floor) if grid is not None else None
+        self.spread = None
+        if standardise:
+            if grid is None:
+                raise ValueError("standardise needs grid, the volumes' shape")
+            if kind not in SIGNED:
+                raise ValueError(f"residual {kind!r} cannot be standardised; choose from {SIGNED}")
+            self.spread = VoxelNormal(channels, grid, floor)
 
     @abstractmethod
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -172,11 +177,6 @@ class Reconstruction(Method):
         if self.spread is None:
             return residual(self.kind, x, x_hat)
         return residual(self.kind, self.spread(x - x_hat) * brain_of(x))
-
-
-def brain_of(x: Tensor) -> Tensor:
-    """`(B, 1, *S)`: 1.0 where any channel of `x (B, C, *S)` is not exactly 0."""
-    return (x != 0).any(dim=1, keepdim=True).to(x.dtype)
 
 
 def mean_and_p99(values: Tensor, inside: Tensor) -> ScanScores:

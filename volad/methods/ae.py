@@ -20,8 +20,9 @@ from torch import Tensor
 
 from volad.corrupt import CORRUPTIONS, corrupt
 from volad.heads import VoxelNormal
-from volad.methods._base import Reconstruction, Stage, Update, brain_of
+from volad.methods._base import Reconstruction, Stage, Update
 from volad.nets import ConvAutoencoder
+from volad.tensors import brain_mean, brain_of
 
 __all__ = ["AE"]
 
@@ -76,16 +77,14 @@ class AE(Reconstruction):
         residual: str = "squared",
         dropout: float = 0.0,
     ) -> None:
-        if (standardise or atlas or bottleneck == "dense") and grid is None:
-            raise ValueError(
-                "standardise, atlas and the dense bottleneck need grid, the volumes' shape"
-            )
+        if (atlas or bottleneck == "dense") and grid is None:
+            raise ValueError("atlas and the dense bottleneck need grid, the volumes' shape")
         if corruption != "none" and corruption not in CORRUPTIONS:
             known = ", ".join(("none", *CORRUPTIONS))
             raise ValueError(f"corruption must be one of {known}, got {corruption!r}")
         if not 0 < trust <= 1:
             raise ValueError(f"trust must be above 0 and at most 1, got {trust}")
-        super().__init__(residual, grid if standardise else None, floor, channels, mirror)
+        super().__init__(residual, grid, standardise, floor, channels, mirror)
         self.trust = trust
         self.atlas = VoxelNormal(channels, grid, floor) if atlas and grid is not None else None
         self.corruption = corruption
@@ -133,6 +132,5 @@ class AE(Reconstruction):
         return mean + change.to(x.dtype)
 
     def _error(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        difference = (x_hat - x) * brain_of(x)
-        error = difference.abs() if self.loss == "l1" else difference.square()
-        return error.sum() / (brain_of(x).sum().clamp(min=1) * x.shape[1])
+        difference = x_hat - x
+        return brain_mean(difference.abs() if self.loss == "l1" else difference.square(), x)

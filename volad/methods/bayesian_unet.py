@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from volad.heads import VoxelNormal
-from volad.methods._base import Method, Stage, Update, brain_of
-from volad.nets import crop, divisible
+from volad.methods._base import Method, Stage, Update
 from volad.ray_casting import majority_rays
+from volad.tensors import brain_mean, brain_of, crop, divisible
 
 __all__ = ["BayesianUNet"]
 
@@ -153,9 +153,8 @@ class BayesianUNet(Method):
         yield from ()
 
     def _error(self, x: Tensor) -> Tensor:
-        inside = brain_of(x)[:, 0]
         error = cross_entropy(self._logits(x), self.labels(x), reduction="none")
-        return (error * inside).sum() / inside.sum().clamp(min=1)
+        return brain_mean(error[:, None], x)
 
     def _logits(self, x: Tensor) -> Tensor:
         """`(B, classes, *S)`, for any S."""

@@ -19,11 +19,10 @@ from typing import Any, ClassVar
 import torch
 from monai.networks.nets import BasicUNet
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from volad.corrupt import CORRUPTIONS, corrupt
-from volad.methods._base import Reconstruction, Update, brain_of
-from volad.nets import crop, divisible
+from volad.methods._base import Reconstruction, Update
+from volad.tensors import brain_mean, brain_of, crop, divisible
 
 __all__ = ["DAE"]
 
@@ -64,15 +63,13 @@ class DAE(Reconstruction):
         floor: float = 0.05,
         mirror: bool = False,
     ) -> None:
-        if standardise and grid is None:
-            raise ValueError("standardise needs grid, the volumes' shape")
         if corruption not in CORRUPTIONS:
             raise ValueError(
                 f"corruption must be one of {', '.join(CORRUPTIONS)}, got {corruption!r}"
             )
         if len(features) != LEVELS:
             raise ValueError(f"features must be {LEVELS} numbers, got {tuple(features)}")
-        super().__init__(residual, grid if standardise else None, floor, channels, mirror)
+        super().__init__(residual, grid, standardise, floor, channels, mirror)
         self.corruption, self.amount = corruption, amount
         self.net = BasicUNet(
             spatial_dims,
@@ -103,6 +100,4 @@ class DAE(Reconstruction):
         return crop(self.net(divisible(x, 2 ** (LEVELS - 1))), x)
 
     def _error(self, noisy: Tensor, x: Tensor) -> Tensor:
-        brain = brain_of(x)
-        clean = self._denoise(noisy) * brain
-        return mse_loss(clean, x, reduction="sum") / (brain.sum().clamp(min=1) * x.shape[1])
+        return brain_mean((self._denoise(noisy) - x).square(), x)

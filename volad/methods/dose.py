@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from volad.methods._base import Reconstruction, ScanScores, Stage, Update, Window, brain_of
+from volad.methods._base import Reconstruction, ScanScores, Stage, Update, Window
+from volad.tensors import brain_of
 from volad.variational import (
     GaussianAutoencoder,
     log_density,

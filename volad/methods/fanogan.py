@@ -27,7 +27,8 @@ from torch.nn.functional import mse_loss
 
 from volad.gan_nets import WindowEncoder, WindowGenerator
 from volad.losses import critic_loss, energy_score, frozen
-from volad.methods._base import Reconstruction, ScanScores, Stage, Update, Window, brain_of
+from volad.methods._base import Reconstruction, ScanScores, Stage, Update, Window
+from volad.tensors import brain_mean, brain_of
 
 __all__ = ["FAnoGAN"]
 
@@ -73,7 +74,7 @@ class FAnoGAN(Reconstruction):
         floor: float = 0.05,
         mirror: bool = False,
     ) -> None:
-        super().__init__(residual, grid if standardise else None, floor, channels, mirror)
+        super().__init__(residual, grid, standardise, floor, channels, mirror)
         self.grid, self.code = tuple(grid), code
         self.critic_steps, self.penalty, self.kappa = critic_steps, penalty, kappa
         self.generator = WindowGenerator(code, channels, features, grid)
@@ -131,8 +132,7 @@ class FAnoGAN(Reconstruction):
         The squared error's mean over brain voxels, and `kappa` times that over features. Any S: the
         critic's features are convolutions.
         """
-        squared = ((x_hat - x) * brain_of(x)).square().sum()
-        image = squared / (brain_of(x).sum().clamp(min=1) * x.shape[1])
+        image = brain_mean((x_hat - x).square(), x)
         seen, expected = (frozen(self.critic.features, y) for y in (x_hat, x))
         return image + self.kappa * mse_loss(seen.float(), expected.float())
 

@@ -22,9 +22,10 @@ from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from volad.methods._base import Reconstruction, Update, brain_of
+from volad.methods._base import Reconstruction, Update
 from volad.nets import ConvAutoencoder
 from volad.restore import restore
+from volad.tensors import brain_of
 from volad.variational import log_density, log_likelihood, normal, per_window, rate
 
 __all__ = ["GMVAERestoration"]
@@ -91,11 +92,9 @@ class GMVAERestoration(Reconstruction):
         floor: float = 0.05,
         mirror: bool = False,
     ) -> None:
-        if standardise and grid is None:
-            raise ValueError("standardise needs grid, the volumes' shape")
         if classes < 2:
             raise ValueError(f"classes must be 2 or more, got {classes}")
-        super().__init__(residual, grid if standardise else None, floor, channels, mirror)
+        super().__init__(residual, grid, standardise, floor, channels, mirror)
         self.scale = scale
         self.restore = partial(restore, steps=steps, step=step, smoothness=smoothness, limit=limit)
         bottleneck = _MixtureCode(spatial_dims, features[-1], classes, z, w, hidden, free)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from volad.methods._base import Method, ScanScores, Stage, brain_of, mean_and_p99
+from volad.methods._base import Method, ScanScores, Stage, mean_and_p99
+from volad.tensors import brain_of
 
 __all__ = ["Intensity"]
 

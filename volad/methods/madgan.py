@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from volad.losses import critic_loss
-from volad.methods._base import Reconstruction, ScanScores, Update, Window, brain_of
+from volad.methods._base import Reconstruction, ScanScores, Update, Window
 from volad.nets import AttentionUNet, PatchCritic
 from volad.slab import SlabInferer
+from volad.tensors import brain_of
 
 __all__ = ["MADGAN"]
 
@@ -89,9 +90,7 @@ class MADGAN(Reconstruction):
         mirror: bool = False,
         slabs: int = 8,
     ) -> None:
-        if standardise and grid is None:
-            raise ValueError("standardise needs grid, the volumes' shape")
-        super().__init__(residual, grid if standardise else None, floor, channels, mirror)
+        super().__init__(residual, grid, standardise, floor, channels, mirror)
         self.slab = SlabInferer(
             n_in, n_out, offset, axis=axis, both=both, stride=stride, batch=slabs
         )

@@ -17,11 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, mse_loss
+from torch.nn.functional import interpolate
 
 from volad.memory import Memory, address_entropy
-from volad.methods._base import Reconstruction, Update, brain_of
-from volad.nets import ConvAutoencoder, crop, divisible
+from volad.methods._base import Reconstruction, Update
+from volad.nets import ConvAutoencoder
+from volad.tensors import brain_mean, brain_of, crop, divisible
 
 __all__ = ["MemAE"]
 
@@ -64,9 +65,7 @@ class MemAE(Reconstruction):
         floor: float = 0.05,
         mirror: bool = False,
     ) -> None:
-        if standardise and grid is None:
-            raise ValueError("standardise needs grid, the volumes' shape")
-        super().__init__(residual, grid if standardise else None, floor, channels, mirror)
+        super().__init__(residual, grid, standardise, floor, channels, mirror)
         self.entropy = entropy
         self.net = _MemoryAutoencoder(spatial_dims, channels, features, convs, items, shrink)
 
@@ -75,10 +74,10 @@ class MemAE(Reconstruction):
         # A place of the code counts by the share of brain in what it stands for.
         share = interpolate(brain_of(x), size=weights.shape[2:], mode="area")
         entropy = (address_entropy(weights) * share).sum() / share.sum().clamp(min=1)
-        yield "net", _error(x_hat, x) + self.entropy * entropy
+        yield "net", brain_mean((x_hat - x).square(), x) + self.entropy * entropy
 
     def validation_loss(self, x: Tensor) -> Tensor:
-        return _error(self.net(x)[0], x)
+        return brain_mean((self.net(x)[0] - x).square(), x)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         x_hat: Tensor = self.net(x)[0]
@@ -108,9 +107,3 @@ class _MemoryAutoencoder(nn.Module):
         """`(B, C, *S)`, any S, to its reconstruction and the weights `(B, items, *coarse)`."""
         read, weights = self.memory(self.encoder(divisible(x, self.factor)))
         return crop(self.out(self.decoder(read)), x), weights
-
-
-def _error(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Mean squared error over brain voxels."""
-    brain = brain_of(x)
-    return mse_loss(x_hat * brain, x, reduction="sum") / (brain.sum().clamp(min=1) * x.shape[1])

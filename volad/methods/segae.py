@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
-from volad.methods._base import Method, Stage, Update, brain_of
+from volad.methods._base import Method, Stage, Update
 from volad.nets import ConvAutoencoder
+from volad.tensors import brain_of
 
 __all__ = ["SegAE"]
 

@@ -23,9 +23,9 @@ from monai.networks.nets import AutoEncoder
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, interpolate, max_pool3d, pad
 
-from volad.methods._base import Method, Stage, Update, brain_of
-from volad.nets import crop
+from volad.methods._base import Method, Stage, Update
 from volad.one_class import SiteSVM
+from volad.tensors import brain_of, crop
 
 __all__ = ["SiameseOCSVM"]
 

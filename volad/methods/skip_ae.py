@@ -21,10 +21,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss
 
-from volad.methods._base import Reconstruction, Update, brain_of
-from volad.nets import AttentionUNet, crop, divisible
+from volad.methods._base import Reconstruction, Update
+from volad.nets import AttentionUNet
+from volad.tensors import brain_mean, brain_of, crop, divisible
 
 __all__ = ["SkipAE"]
 
@@ -74,19 +74,19 @@ class SkipAE(Reconstruction):
     ) -> None:
         if score not in ("residual", "variance", "likelihood"):
             raise ValueError(f"score must be residual, variance or likelihood, got {score!r}")
-        if standardise and (grid is None or score != "residual"):
-            raise ValueError("standardise needs grid, the volumes' shape, and score 'residual'")
+        if standardise and score != "residual":
+            raise ValueError(f"score {score!r} cannot be standardised")
         if score != "residual" and passes < 2:
             raise ValueError(f"score {score!r} needs at least 2 passes, got {passes}")
-        super().__init__(residual, grid if standardise else None, floor, channels, mirror)
+        super().__init__(residual, grid, standardise, floor, channels, mirror)
         self.passes, self.score, self.noise = passes, score, noise
         self.net = _SkipAutoencoder(spatial_dims, channels, features, skip_dropout, dropout)
 
     def training_step(self, x: Tensor) -> Iterator[Update]:
-        yield "net", _error(self.net(x), x)
+        yield "net", self.validation_loss(x)
 
     def validation_loss(self, x: Tensor) -> Tensor:
-        return _error(self.net(x), x)
+        return brain_mean((self.net(x) - x).abs(), x)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         x_hat = self._sampled(x).mean(dim=0) if self.passes else self.net(x).to(x.dtype)
@@ -177,9 +177,3 @@ class _SkipAutoencoder(nn.Module):
             y = torch.cat([step(y), beside], dim=1)
         window: Tensor = self.out(y)
         return window
-
-
-def _error(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Mean absolute error over brain voxels."""
-    brain = brain_of(x)
-    return l1_loss(x_hat * brain, x, reduction="sum") / (brain.sum().clamp(min=1) * x.shape[1])

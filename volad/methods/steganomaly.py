@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from volad.gan_nets import ResidualTranslator
 from volad.losses import discriminator_loss, frozen
-from volad.methods._base import Reconstruction, Update, brain_of
+from volad.methods._base import Reconstruction, Update
+from volad.tensors import brain_mean, brain_of
 
 __all__ = ["SteGANomaly"]
 
@@ -82,11 +83,9 @@ class SteGANomaly(Reconstruction):
         floor: float = 0.05,
         mirror: bool = False,
     ) -> None:
-        if standardise and grid is None:
-            raise ValueError("standardise needs grid, the volumes' shape")
         if sigma <= 0:
             raise ValueError(f"sigma must be above 0, got {sigma}: the blur keeps lesions out")
-        super().__init__(residual, grid if standardise else None, floor, channels, mirror)
+        super().__init__(residual, grid, standardise, floor, channels, mirror)
         self.classes, self.sigma, self.cycle = classes, sigma, cycle
         to = ("flat", "healthy")
         self.translators = nn.ModuleDict(
@@ -109,8 +108,8 @@ class SteGANomaly(Reconstruction):
         inside, other = brain_of(x), x.roll(1, dims=0)
         flat, around = low_entropy(other, self.classes), brain_of(other)
         fakes = {"flat": self._flatten(x, inside), "healthy": self._restore(flat, around)}
-        there = _distance(self._restore(fakes["flat"], inside), x)
-        back = _distance(self._flatten(fakes["healthy"], around), flat)
+        there = brain_mean((self._restore(fakes["flat"], inside) - x).abs(), x)
+        back = brain_mean((self._flatten(fakes["healthy"], around) - flat).abs(), flat)
         loss = self.cycle * (there + back)
         for domain, fake in fakes.items():
             judged = frozen(self.discriminators[domain], fake)[-1]
@@ -174,10 +173,3 @@ def blurred(x: Tensor, inside: Tensor, sigma: float) -> Tensor:
     share = separable_filtering(inside, kernels).clamp(min=1e-6)
     smooth: Tensor = separable_filtering(x * inside, kernels) / share
     return smooth * inside
-
-
-def _distance(found: Tensor, wanted: Tensor) -> Tensor:
-    """Mean absolute difference over brain voxels and channels."""
-    inside = brain_of(wanted)
-    total = ((found - wanted).abs() * inside).sum()
-    return total / (inside.sum().clamp(min=1) * wanted.shape[1])

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from volad.anomalies import Painted, paint
-from volad.methods._base import Method, Stage, Update, Window, brain_of
-from volad.nets import INSTANCE, crop, divisible
+from volad.methods._base import Method, Stage, Update, Window
+from volad.nets import INSTANCE
 from volad.preprocess.align import load_template
+from volad.tensors import brain_of, crop, divisible
 
 __all__ = ["SyntheticAnomaly"]
 

@@ -20,7 +20,8 @@ import torch
 from monai.networks.layers import gaussian_1d, separable_filtering
 from torch import Tensor
 
-from volad.methods._base import Reconstruction, Update, brain_of
+from volad.methods._base import Reconstruction, Update
+from volad.tensors import brain_of
 from volad.variational import LIKELIHOODS, GaussianAutoencoder, log_likelihood, per_window, rate
 
 __all__ = ["VAE"]
@@ -79,15 +80,15 @@ class VAE(Reconstruction):
         score: Score = "residual",
         blur: float = 3.0,
     ) -> None:
-        if (standardise or bottleneck == "dense") and grid is None:
-            raise ValueError("standardise and the dense bottleneck need grid, the volumes' shape")
+        if bottleneck == "dense" and grid is None:
+            raise ValueError("the dense bottleneck needs grid, the volumes' shape")
         for name, value, known in (
             ("likelihood", likelihood, tuple(LIKELIHOODS)),
             ("score", score, get_args(Score)),
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        super().__init__(residual, grid if standardise else None, floor, channels, mirror)
+        super().__init__(residual, grid, standardise, floor, channels, mirror)
         self.likelihood, self.scale = likelihood, scale
         self.score, self.blur = score, blur
         self.net = GaussianAutoencoder(

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from volad.heads import VoxelNormal
-from volad.methods._base import Method, Stage, Update, brain_of
+from volad.methods._base import Method, Stage, Update
 from volad.residual import SIGNED, residual
+from volad.tensors import brain_of
 
 __all__ = ["VoxelGaussian"]
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from volad.methods._base import Method, brain_of
+from volad.methods._base import Method
 from volad.preprocess.align import load_template
 from volad.preprocess.steps import Sample
+from volad.tensors import brain_of
 
 __all__ = ["kind_of", "quality_of", "reconstruction_of"]
 
