@@ -204,7 +204,7 @@ def test_what_is_missing_is_named(copy: Path, lost: str) -> None:
 
 def test_expected_scans_are_those_of_an_input(copy: Path, scans: Path, tmp_path: Path) -> None:
     with pytest.raises(IncompleteError, match="1 of 5 scans missing: x;"):
-        merge(copy, [files.scan_name(scan) for scan in find_scans(scans)])
+        merge(copy, [scan.identifier for scan in find_scans(scans)])
     manifest = tmp_path / "two.csv"
     manifest.write_text(f"image\n{scans / 'a.nii.gz'}\n{scans / 'c.nii.gz'}\n")
     assert main(["merge", str(copy), "--expect", str(manifest)]) == 0

@@ -158,7 +158,10 @@ def test_windows_of_any_size(shape: Sequence[int], score: str) -> None:
     ("changes", "said"),
     [
         ({"standardise": True}, "needs grid"),
-        ({"standardise": True, "grid": (16, 16, 16), "score": "variance"}, "cannot be standardised"),
+        (
+            {"standardise": True, "grid": (16, 16, 16), "score": "variance"},
+            "cannot be standardised",
+        ),
         ({"residual": "l3"}, "residual must be"),
         ({"score": "entropy"}, "score must be"),
         ({"score": "variance", "passes": 1}, "needs at least 2 passes, got 1"),

@@ -18,18 +18,18 @@ from volad.report.lesions import find_lesions, lesions_csv, summary_row
 from volad.report.page import render_page
 from volad.sidecar import sidecar, sidecar_of_refused
 
-__all__ = ["Outcome", "Outputs", "write_outputs", "write_refusal", "write_statistics"]
+__all__ = ["FILES", "Outcome", "Outputs", "write_outputs", "write_refusal", "write_statistics"]
 
-#: All that can be written for a scan, in this order.
-KINDS = (
-    "mask.nii.gz",
-    "score.nii.gz",
-    "healthy.nii.gz",
-    "brainmask.nii.gz",
-    "lesions.csv",
-    "report.html",
-    "mask.json",
-)
+#: All that can be written for a scan, in this order, by the names that `Outcome.files` has.
+FILES = {
+    "mask": "mask.nii.gz",
+    "score": "score.nii.gz",
+    "healthy": "healthy.nii.gz",
+    "brain": "brainmask.nii.gz",
+    "lesions": "lesions.csv",
+    "report": "report.html",
+    "sidecar": "mask.json",
+}
 NIFTI = (".nii.gz", ".nii")
 #: The same as BIDS derivatives; what is no lesion mask has other entities, so that tools which look
 #: for `label-L` find the mask alone.
@@ -140,8 +140,8 @@ class Outcome:
 
     @property
     def name(self) -> str:
-        """What tables call the scan: its output's name with the sub-folder before it."""
-        return (self.scan.group / self.scan.name).as_posix()
+        """What tables call the scan."""
+        return self.scan.identifier
 
     def row(self) -> dict[str, Any]:
         """What tables and JSON lines tell of it, without its files."""
@@ -269,7 +269,7 @@ def _remove_earlier(outputs: Outputs, scan: Scan) -> None:
 
     The sidecar, which vouches for the others, goes first.
     """
-    for kind in reversed(KINDS):
+    for kind in reversed(FILES.values()):
         remove(outputs.path(scan, kind))
 
 

@@ -23,7 +23,15 @@ from volad.io.digest import sha256_of
 if TYPE_CHECKING:
     from volad.pipeline import Pipeline
 
-__all__ = ["MEASURED", "describe", "digest", "parameters", "scan_parameters", "sealed"]
+__all__ = [
+    "MEASURED",
+    "describe",
+    "digest",
+    "parameters",
+    "scan_parameters",
+    "sealed",
+    "software",
+]
 
 #: What torch itself keeps in a module: weights are hashed apart, hooks change no result.
 _TORCH_OWN = frozenset(vars(nn.Module())) | {"training"}
@@ -52,12 +60,13 @@ def parameters(pipeline: Pipeline, identity: Identity, wanted: Sequence[str]) ->
         "amp": pipeline.amp,
         "device_type": pipeline.device.type,
         "outputs": list(wanted),
-        "software": {
-            "volad": volad.__version__,
-            "monai": version("monai"),
-            "torch": torch.__version__,
-        },
+        "software": software(),
     }
+
+
+def software() -> dict[str, str]:
+    """Versions of what decides over results."""
+    return {"volad": volad.__version__, "monai": version("monai"), "torch": torch.__version__}
 
 
 def scan_parameters(common: Mapping[str, Any], scan: Scan) -> dict[str, Any]:

@@ -6,18 +6,17 @@ import platform
 import resource
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
-import volad
 from volad.bundle import Identity
 from volad.calibrate.calibration import steps_keep
 from volad.calibrate.measure import describe_steps
 from volad.io import Scan, Volume
 from volad.pipeline import Pipeline, Result
 from volad.preprocess.steps import Sample
+from volad.provenance import software
 
 __all__ = ["sidecar", "sidecar_of_refused"]
 
@@ -88,12 +87,7 @@ def _circumstances(pipeline: Pipeline, seconds: Mapping[str, float]) -> dict[str
     if device.type == "cuda":
         peak["device_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     return {
-        "software": {
-            "volad": volad.__version__,
-            "monai": version("monai"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "software": {**software(), "python": platform.python_version()},
         "device": str(device),
         "amp": pipeline.amp,
         "threads": torch.get_num_threads(),

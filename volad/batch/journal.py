@@ -13,7 +13,7 @@ from typing import Any
 
 from volad.batch.lock import folder_lock
 from volad.errors import InputError
-from volad.io import Scan, write_json, write_text
+from volad.io import write_json, write_text
 from volad.io.guard import reading
 from volad.io.write import writing
 from volad.report.batch import render_index, statistics_csv
@@ -26,7 +26,6 @@ __all__ = [
     "planned",
     "read",
     "relative",
-    "scan_name",
     "write_plan",
     "write_tables",
 ]
@@ -137,8 +136,3 @@ def write_tables(
             write_text(folder / "statistics.csv", statistics_csv(rows))
         if report:
             write_text(folder / "index.html", render_index(rows))
-
-
-def scan_name(scan: Scan) -> str:
-    """What a batch's files call a scan."""
-    return (scan.group / scan.name).as_posix()

@@ -12,21 +12,11 @@ from volad.errors import VoladError
 from volad.io import Scan, input_sha256
 from volad.io.digest import sha256_of
 from volad.io.write import as_json
-from volad.outputs import Outcome, Outputs, without_features
+from volad.outputs import FILES, Outcome, Outputs, without_features
 from volad.provenance import sealed
 from volad.report.lesions import summary_row
 
 __all__ = ["clear", "earlier", "lock_path"]
-
-#: By the names that `Outcome.files` has them under.
-_FILES = {
-    "mask": "mask.nii.gz",
-    "score": "score.nii.gz",
-    "healthy": "healthy.nii.gz",
-    "brain": "brainmask.nii.gz",
-    "lesions": "lesions.csv",
-    "report": "report.html",
-}
 
 
 def lock_path(outputs: Outputs, scan: Scan) -> Path:
@@ -37,7 +27,7 @@ def lock_path(outputs: Outputs, scan: Scan) -> Path:
 
 def clear(outputs: Outputs, scan: Scan) -> None:
     """Remove the temporary files of a process that died over a scan; its lock must be held."""
-    for kind in (*_FILES.values(), "mask.json"):
+    for kind in FILES.values():
         path = outputs.path(scan, kind)
         start = f".{path.name}."
         for file in path.parent.iterdir():
@@ -72,7 +62,7 @@ def _intact(outputs: Outputs, scan: Scan, facts: Mapping[str, Any]) -> dict[str,
     if "error" in facts:  # refused by the scan check: that there is no mask is the result
         return None if outputs.path(scan, "mask.nii.gz").exists() else {}
     recorded = facts["outputs"]
-    files = {kind: outputs.path(scan, _FILES[kind]) for kind in recorded}
+    files = {kind: outputs.path(scan, FILES[kind]) for kind in recorded}
     if "mask" not in files:
         return None
     for kind, path in files.items():

@@ -144,7 +144,7 @@ class Batch:
         with folder_lock(folder):  # so that it is cleared of what a killed run left
             ensure_writable(folder)
         if self._journal is not None:
-            journal.write_plan(folder, map(journal.scan_name, self.all_scans))
+            journal.write_plan(folder, [scan.identifier for scan in self.all_scans])
         describe_dataset(folder, self.all_scans)
         self._common = parameters(self.pipeline, self.identity, self.outputs.wanted())
 

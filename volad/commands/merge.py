@@ -22,14 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
-    from volad.batch import journal
     from volad.batch.merge import merge
     from volad.io import find_scans
 
     expected = None
     if args.expect is not None:
         scans = find_scans(args.expect, bids=args.bids, bids_suffix=args.bids_suffix)
-        expected = [journal.scan_name(scan) for scan in scans]
+        expected = [scan.identifier for scan in scans]
     merge(args.output, expected)
     print(args.output / "statistics.csv")
     return 0

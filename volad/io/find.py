@@ -45,6 +45,11 @@ class Scan:
     bids_suffix: str = ""
     channels: tuple[tuple[str, Path], ...] = ()
 
+    @property
+    def identifier(self) -> str:
+        """What tables and journals call it: its name with the sub-folder before it."""
+        return (self.group / self.name).as_posix()
+
 
 def find_scans(
     path: Path | str,

@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-import volad
 from volad.io.digest import sha256_of
 from volad.io.table import csv_text, manifest_text
+from volad.provenance import software
 from volad.screen.findings import Finding
 from volad.screen.outliers import ALPHA, LEVEL, Comparison, Features
 
@@ -93,9 +91,5 @@ def facts_of(
                 features.names, features.values.T, features.tolerances, strict=True
             )
         },
-        "software": {
-            "volad": volad.__version__,
-            "monai": version("monai"),
-            "torch": torch.__version__,
-        },
+        "software": software(),
     }
