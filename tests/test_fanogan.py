@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from phantoms import Scans, healthy_brains
+from resuming import same_when_killed
 from torch import Tensor, nn
 
 from volad.losses import energy_score, frozen
@@ -176,25 +177,15 @@ def test_windows_of_another_shape_are_refused() -> None:
 def test_a_training_killed_in_any_stage_ends_as_one_that_was_not(tmp_path: Path) -> None:
     """Also between the stages, whose validations differ."""
 
-    def trainer(name: str) -> Trainer:
+    def trainer(checkpoint: Path) -> Trainer:
         return Trainer(
             model(features=(4, 8), critic_steps=1, standardise=True),
             Scans(healthy_brains(4)),
             Scans(healthy_brains(2, seed=1)),
             tmp_path / "model.pt",
-            checkpoint=tmp_path / f"{name}.pt",
+            checkpoint=checkpoint,
             **{"max_epochs": 2, "batch": 4, "lr": 1e-3, "betas": (0.0, 0.9), "ema": 0.5},
         )
 
-    whole = trainer("whole")
-    done = whole.run()
+    done = same_when_killed(trainer, tmp_path, after=(1, 2, 3))
     assert [epoch.stage for epoch in done] == [0, 0, 1, 1, 2]
-    for count in (1, 2, 3):
-        first = trainer(f"killed{count}").epochs()
-        for _ in range(count):
-            next(first)
-        first.close()
-        second = trainer(f"killed{count}")
-        second.run()
-        for key, value in whole.method.state_dict().items():
-            assert torch.equal(second.method.state_dict()[key], value), (count, key)

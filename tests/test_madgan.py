@@ -13,6 +13,7 @@ import pytest
 import torch
 from phantoms import Scans, healthy_brains
 from pipeline_helpers import LESION, main, ready_bundle, save_head, train_arguments, voxels
+from resuming import same_when_killed
 from torch import Tensor, nn
 
 from volad.losses import critic_loss
@@ -186,28 +187,18 @@ def test_a_training_killed_after_any_epoch_ends_as_one_that_was_not(tmp_path: Pa
         **{"ema": 0.9, "amp": True, "seed": 5},
     }
 
-    def trainer(name: str) -> Trainer:
+    def trainer(checkpoint: Path) -> Trainer:
         return Trainer(
             model(critic_steps=2, grid=(16, 16, 16), standardise=True),
             Scans(healthy_brains(8)),
             Scans(healthy_brains(2, seed=1)),
             tmp_path / "model.pt",
-            checkpoint=tmp_path / f"{name}.pt",
+            checkpoint=checkpoint,
             **options,
         )
 
-    whole = trainer("whole")
-    done = whole.run()
+    done = same_when_killed(trainer, tmp_path)
     assert len(done) == 4  # and the measuring stage
-    for count in range(1, len(done) + 1):
-        first = trainer(f"killed{count}").epochs()
-        for _ in range(count):
-            next(first)
-        first.close()
-        second = trainer(f"killed{count}")
-        second.run()
-        for key, value in whole.method.state_dict().items():
-            assert torch.equal(second.method.state_dict()[key], value), (count, key)
 
 
 # From the command line

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from phantoms import Scans, healthy_brains
+from resuming import same_when_killed
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
@@ -200,26 +201,16 @@ def test_the_model_as_it_comes_fits_into_a_bundle() -> None:
 
 
 def test_a_training_killed_after_any_epoch_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    def trainer(name: str) -> Trainer:
+    def trainer(checkpoint: Path) -> Trainer:
         return Trainer(
             model(),
             Scans(healthy_brains(6)),
             None,
             tmp_path / "model.pt",
-            checkpoint=tmp_path / f"{name}.pt",
+            checkpoint=checkpoint,
             max_epochs=2,
             batch=3,
         )
 
-    whole = trainer("whole")
-    done = whole.run()
+    done = same_when_killed(trainer, tmp_path)
     assert len(done) == 3  # and the collecting stage
-    for count in range(1, len(done) + 1):
-        first = trainer(f"killed{count}").epochs()
-        for _ in range(count):
-            next(first)
-        first.close()
-        second = trainer(f"killed{count}")
-        second.run()
-        for key, value in whole.method.state_dict().items():
-            assert torch.equal(second.method.state_dict()[key], value), (count, key)
