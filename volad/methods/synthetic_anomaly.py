@@ -38,7 +38,7 @@ class SyntheticAnomaly(Method):
     Args:
         channels: image channels.
         features: feature channels of each level; the first works at half the resolution, and each
-            level after it halves it again.
+            level after it halves it again, but for the last.
         res_units: convolutions of each residual unit.
         mirror: the network also sees each window's mirror image (first spatial axis); of use on
             grids that are symmetric about the middle, as MNI152's is.

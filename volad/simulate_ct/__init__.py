@@ -8,6 +8,5 @@ from __future__ import annotations
 
 from volad.simulate_ct.files import write_scans
 from volad.simulate_ct.windows import SimulatedSet
-from volad.tissues import Tissues, tissues_of
 
-__all__ = ["SimulatedSet", "Tissues", "tissues_of", "write_scans"]
+__all__ = ["SimulatedSet", "write_scans"]
