@@ -166,6 +166,21 @@ def test_every_epoch_shows_other_windows_and_a_seed_the_same(
     assert 0 <= float(first.min()) <= float(first.max()) <= 2
 
 
+def test_patches_hold_brain_and_are_the_same_for_a_seed(rows: list[Row], tmp_path: Path) -> None:
+    made = SimulatedSet(rows, Steps(), tmp_path, roi=(16, 16, 16), windows_per_scan=3)
+    assert len(made) == 5
+    made.set_epoch(4, augment=True)
+    assert len(made) == 15
+    first = [made[i] for i in range(15)]
+    assert all(x.shape == (1, 16, 16, 16) and x.any() for x in first)
+    assert not np.array_equal(first[0], first[5]), "two patches of one scan"
+    made.set_epoch(4, augment=True)
+    assert all(np.array_equal(made[i], first[i]) for i in (14, 3, 7)), "in any order"
+    made.set_epoch(4, augment=True, whole=True)
+    assert len(made) == 5
+    assert made[0].shape == (1, 40, 48, 44)
+
+
 def test_files_say_what_is_simulated_and_every_fourth_scan_is_real(
     rows: list[Row], tmp_path: Path
 ) -> None:
@@ -192,6 +207,7 @@ def test_a_bundle_of_simulated_mr_says_so(tmp_path: Path) -> None:
     assert "SIMULATED MR" in metadata["data_source"]
     train = json.loads((tmp_path / "b/configs/train.json").read_text())
     assert train["train"]["dataset"]["_target_"] == "volad.simulate_mr.SimulatedSet"
+    assert train["train"]["dataset"]["roi"] == train["validate"]["dataset"]["roi"] == "@roi"
 
 
 def test_simulating_is_for_aligned_mr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Simulated MR on the MNI152 grid for training: another contrast every time a brain is seen."""
+"""Simulated MR on the MNI152 grid for training: another contrast in every epoch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.transforms import RandSpatialCrop
 from torch import Tensor
 
 from volad.cache import read_cached
-from volad.data import Row
+from volad.data import DRAWS, Row
 from volad.simulate_mr.contrast import draw_contrast
 from volad.simulate_mr.head import brain_of_head, detail_of, image_of, moved, scanned
 from volad.tissues import Map, Tissues, kept_tissues, load, prepared_t1
@@ -21,16 +22,18 @@ __all__ = ["SimulatedSet"]
 
 
 class SimulatedSet:
-    """Windows for `volad.train.Trainer`: whole simulated MRs of healthy T1 scans.
+    """Windows for `volad.train.Trainer`: simulated MRs of healthy T1 scans, whole or patches.
 
-    A window is drawn when it is asked for, from the epoch's seed and its index: no two epochs show
-    the same contrasts, and a training that goes on sees what it would have seen.
+    A scan is drawn when it is first asked for, from the epoch's seed and its index: no two epochs
+    show the same contrasts, and a training that goes on sees what it would have seen.
 
     Args:
         rows: healthy T1 scans (`volad.data.read_split`).
         preprocessing: a bundle's; its last step scales intensities to the model's.
         cache_dir: folder of prepared T1 scans and their tissues.
-        real: share of the windows that are the T1 itself, scanned by nobody else.
+        roi: spatial shape of random patches that hold brain; None: whole volumes.
+        windows_per_scan: patches of each scan in an epoch of training.
+        real: share of the scans that stay the T1 that they are.
         seed: of the draws outside training.
         flip: mirror left and right in half of an epoch's windows while learning.
         workers: processes that preprocess.
@@ -42,6 +45,8 @@ class SimulatedSet:
         preprocessing: Any,
         cache_dir: Path | str,
         *,
+        roi: Sequence[int] | None = None,
+        windows_per_scan: int = 1,
         real: float = 0.15,
         seed: int = 1,
         flip: bool = True,
@@ -49,21 +54,42 @@ class SimulatedSet:
     ) -> None:
         self.rows = list(rows)
         self.scale = preprocessing.transforms[-1]
+        self.crop = RandSpatialCrop(list(roi), random_size=False) if roi is not None else None
+        self.windows_per_scan = windows_per_scan if roi is not None else 1
         self.real, self.seed, self.flip = real, seed, flip
         self.tissues = kept_tissues(self.rows, Path(cache_dir), workers)
         self.scans = prepared_t1(self.rows, Path(cache_dir), workers)
-        self._learning = False
+        self._learning = self._whole = False
+        self._drawn: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
-        return len(self.rows)
+        once = self._whole or not self._learning
+        return len(self.rows) * (1 if once else self.windows_per_scan)
 
     def set_epoch(self, seed: int, *, augment: bool, whole: bool = False) -> None:
-        """Draw the coming epoch's windows from `seed`; they are whole volumes."""
-        self._learning = augment
+        """Draw the coming epoch's windows from `seed`; with `whole`, they are whole volumes."""
+        self._learning, self._whole = augment, whole
         if augment:
             self.seed = seed
+            self._drawn.clear()
 
     def __getitem__(self, index: int) -> Tensor:
+        scan = index % len(self.rows)
+        if scan not in self._drawn:
+            # Half precision resolves the intensity scale to a thousandth, in half the memory.
+            self._drawn[scan] = self._scan(scan).half()
+        x = self._drawn[scan].float()
+        return x if self.crop is None or self._whole else self._patch(self.crop, x, index)
+
+    def _patch(self, crop: RandSpatialCrop, x: Tensor, index: int) -> Tensor:
+        crop.set_random_state(int(np.random.default_rng((self.seed, index, 1)).integers(2**31)))
+        for _ in range(DRAWS):
+            window = torch.as_tensor(crop(x))
+            if window.any():
+                break
+        return window
+
+    def _scan(self, index: int) -> Tensor:
         random = np.random.default_rng((self.seed, index))
         tissues = load(self.tissues[index])
         t1 = read_cached(self.scans[index])["image"].numpy()[0]

@@ -58,6 +58,10 @@ def training(
         target = f"volad.simulate_{simulate}.SimulatedSet"
         healthy = {"_target_": target, **{k: healthy[k] for k in left}}
         varied, settings = {}, {}
+    if simulate == "mr":
+        varied = {"roi": "@roi", "windows_per_scan": "@windows_per_scan"}
+        fixed = {"roi": "@roi"}
+        settings = {"roi": None, "windows_per_scan": 1}
     if simulate == "ct":
         varied = {"draws": "@draws", "seed": "@seed"}
         fixed = {"draws": 1, "seed": 1}
