@@ -160,6 +160,7 @@ def test_every_epoch_shows_other_windows_and_a_seed_the_same(
     made.set_epoch(1, augment=True)
     assert np.array_equal(first, made[0])
     made.set_epoch(7, augment=False)
+    assert np.array_equal(made[0], still), "it depends on the epoch before"
     validation = SimulatedSet(rows, Steps(), tmp_path)
     validation.set_epoch(7, augment=False)
     assert np.array_equal(validation[0], still), "validation changes with the epoch"

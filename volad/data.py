@@ -30,7 +30,7 @@ from volad.cache import fill_cache, read_cached
 from volad.errors import InputError
 from volad.io import Scan, input_sha256
 
-__all__ = ["Augment", "HealthySet", "Row", "read_split"]
+__all__ = ["Augment", "HealthySet", "Row", "random_patch", "read_split"]
 
 #: How often a random window is drawn anew that holds no brain, which would teach nothing.
 DRAWS = 10
@@ -256,12 +256,16 @@ class HealthySet:
     def _window(self, x: Tensor) -> Tensor:
         if self.crop is None or self.pad is None:
             return x
-        padded = self.pad(x)
-        for _ in range(DRAWS):
-            window = torch.as_tensor(self.crop(padded))
-            if window.any():
-                break
-        return window
+        return random_patch(self.crop, self.pad(x))
+
+
+def random_patch(crop: RandSpatialCrop, x: Tensor) -> Tensor:
+    """A random patch of `x (C, *S)`, drawn anew up to `DRAWS` times until it holds brain."""
+    for _ in range(DRAWS):
+        window = torch.as_tensor(crop(x))
+        if window.any():
+            break
+    return window
 
 
 def _scaled(file: Path, scale: Any) -> Tensor:

@@ -13,7 +13,7 @@ from monai.transforms import RandSpatialCrop
 from torch import Tensor
 
 from volad.cache import read_cached
-from volad.data import DRAWS, Row
+from volad.data import Row, random_patch
 from volad.simulate_mr.contrast import draw_contrast
 from volad.simulate_mr.head import brain_of_head, detail_of, image_of, moved, scanned
 from volad.tissues import Map, Tissues, kept_tissues, load, prepared_t1
@@ -60,6 +60,7 @@ class SimulatedSet:
         self.tissues = kept_tissues(self.rows, Path(cache_dir), workers)
         self.scans = prepared_t1(self.rows, Path(cache_dir), workers)
         self._learning = self._whole = False
+        self._epoch = seed
         self._drawn: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -68,10 +69,10 @@ class SimulatedSet:
 
     def set_epoch(self, seed: int, *, augment: bool, whole: bool = False) -> None:
         """Draw the coming epoch's windows from `seed`; with `whole`, they are whole volumes."""
-        self._learning, self._whole = augment, whole
-        if augment:
-            self.seed = seed
+        if augment or self._learning:  # what is drawn outside training stays the same
             self._drawn.clear()
+        self._learning, self._whole = augment, whole
+        self._epoch = seed if augment else self.seed
 
     def __getitem__(self, index: int) -> Tensor:
         scan = index % len(self.rows)
@@ -82,15 +83,11 @@ class SimulatedSet:
         return x if self.crop is None or self._whole else self._patch(self.crop, x, index)
 
     def _patch(self, crop: RandSpatialCrop, x: Tensor, index: int) -> Tensor:
-        crop.set_random_state(int(np.random.default_rng((self.seed, index, 1)).integers(2**31)))
-        for _ in range(DRAWS):
-            window = torch.as_tensor(crop(x))
-            if window.any():
-                break
-        return window
+        crop.set_random_state(int(np.random.default_rng((self._epoch, index, 1)).integers(2**31)))
+        return random_patch(crop, x)
 
     def _scan(self, index: int) -> Tensor:
-        random = np.random.default_rng((self.seed, index))
+        random = np.random.default_rng((self._epoch, index))
         tissues = load(self.tissues[index])
         t1 = read_cached(self.scans[index])["image"].numpy()[0]
         image, brain = draw(tissues, t1, random, real=random.random() < self.real)
