@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from volad.tensors import brain_mean, brain_of, crop, divisible
+from volad.tensors import brain_mean, brain_of, crop, divisible, fixed_draws
 
 
 def test_the_brain_is_where_any_channel_is_not_0() -> None:
@@ -28,3 +28,15 @@ def test_padding_to_a_multiple_and_back() -> None:
     assert torch.equal(crop(padded, x), x)
     assert padded.count_nonzero() == x.count_nonzero()
     assert divisible(x, 4).shape == (2, 1, 8, 8, 4)
+
+
+def test_fixed_draws_are_the_same_and_leave_the_others_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    drawn = []
+    for _ in range(2):
+        with fixed_draws(torch.device("cpu")):
+            drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
+    assert torch.equal(torch.rand(3), expected)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["brain_mean", "brain_of", "crop", "divisible"]
+__all__ = ["brain_mean", "brain_of", "crop", "divisible", "fixed_draws"]
 
 
 def brain_of(x: Tensor) -> Tensor:
@@ -39,3 +41,11 @@ def crop(y: Tensor, x: Tensor) -> Tensor:
     """`y` cut to the spatial size of `x`."""
     place: tuple[Any, ...] = (..., *(slice(n) for n in x.shape[2:]))
     return y[place]
+
+
+@contextmanager
+def fixed_draws(device: torch.device) -> Iterator[None]:
+    """Draw the same random numbers every time, on the CPU and `device`, and disturb no others."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield

@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy
 from volad.heads import VoxelNormal
 from volad.methods._base import Method, Stage, Update
 from volad.ray_casting import majority_rays
-from volad.tensors import brain_mean, brain_of, crop, divisible
+from volad.tensors import brain_mean, brain_of, crop, divisible, fixed_draws
 
 __all__ = ["BayesianUNet"]
 
@@ -164,8 +164,7 @@ class BayesianUNet(Method):
     def _dropping(self, device: torch.device) -> Iterator[None]:
         """Dropout is on, with the same draws every time, and no one else's draws are touched."""
         layers = [m for m in self.net.modules() if isinstance(m, nn.Dropout)]
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(0)
+        with fixed_draws(device):
             for layer in layers:
                 layer.train()
             try:

@@ -16,13 +16,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from monai.networks.nets import BasicUNet
 from torch import Tensor
 
 from volad.corrupt import CORRUPTIONS, corrupt
 from volad.methods._base import Reconstruction, Update
-from volad.tensors import brain_mean, brain_of, crop, divisible
+from volad.tensors import brain_mean, brain_of, crop, divisible, fixed_draws
 
 __all__ = ["DAE"]
 
@@ -88,8 +87,7 @@ class DAE(Reconstruction):
 
         Not the error on windows as they are, which a network that changes nothing would win.
         """
-        with torch.random.fork_rng([x.device] if x.is_cuda else []):
-            torch.manual_seed(0)
+        with fixed_draws(x.device):
             noisy = corrupt(self.corruption, x, self.amount)
         return self._error(noisy, x)
 

@@ -18,9 +18,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from volad.losses import critic_loss
+from volad.losses import critic_loss, frozen
 from volad.methods._base import Reconstruction, ScanScores, Update, Window
 from volad.nets import AttentionUNet, PatchCritic
 from volad.slab import SlabInferer
@@ -117,9 +116,7 @@ class MADGAN(Reconstruction):
         fake = self._predict(known) * (real != 0)
         loss = self.l1 * _error(fake, real)
         if critic is not None:
-            # Detached weights: the critic is not the one to learn here.
-            weights = {k: v.detach() for k, v in critic.named_parameters()}
-            loss = loss - functional_call(critic, weights, torch.cat([known, fake], dim=1)).mean()
+            loss = loss - frozen(critic, torch.cat([known, fake], dim=1)).mean()
         yield "generator", loss
 
     def validation_loss(self, x: Tensor) -> Tensor:

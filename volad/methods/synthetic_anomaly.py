@@ -27,7 +27,7 @@ from volad.anomalies import Painted, paint
 from volad.methods._base import Method, Stage, Update, Window
 from volad.nets import INSTANCE
 from volad.preprocess.align import load_template
-from volad.tensors import brain_of, crop, divisible
+from volad.tensors import brain_of, crop, divisible, fixed_draws
 
 __all__ = ["SyntheticAnomaly"]
 
@@ -86,8 +86,7 @@ class SyntheticAnomaly(Method):
 
     def validation_loss(self, x: Tensor) -> Tensor:
         """The training loss, on the same anomalies every time."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with fixed_draws(x.device):
             painted = self._painted(x)
         return self._loss(painted)
 
