@@ -21,14 +21,15 @@ BRAIN = 200_000
 #: Cases, how often each is drawn, how many anomalies it has at most, and their radii in voxels.
 CASES: dict[str, tuple[float, int, tuple[float, float]]] = {
     "none": (0.05, 0, (0.0, 0.0)),
-    "many small": (0.5, 60, (0.9, 3.5)),
+    "many small": (0.35, 60, (0.9, 3.5)),
+    "very many": (0.15, 300, (0.9, 4.0)),
     "some": (0.3, 16, (1.2, 6.0)),
     "one large": (0.15, 1, (5.0, 16.0)),
 }
 #: Ways to fill an anomaly, and how often each is drawn.
-FILLS = {"intensity": 0.62, "foreign": 0.1, "poisson": 0.1, "texture": 0.06, "deformation": 0.12}
+FILLS = {"intensity": 0.7, "foreign": 0.08, "poisson": 0.08, "texture": 0.04, "deformation": 0.1}
 #: Weakest and strongest change of brightness, in units of the image.
-CHANGE = (0.08, 0.8)
+CHANGE = (0.12, 0.8)
 #: What is changed by less than this somewhere near is no anomaly that can be seen.
 VISIBLE = 0.03
 #: Steps that a blended patch takes to settle.

@@ -1,0 +1,221 @@
+"""A voxelwise network that finds anomalies painted into healthy scans, and then looks again.
+
+Method: self-supervised detection of synthetic anomalies (see `synthetic_anomaly`) by auto-context,
+Tu and Bai, "Auto-context and its application to high-level vision tasks and 3D brain image
+segmentation", IEEE TPAMI 32 (2010): a classifier of what surrounds each voxel; then another one
+that also sees what the first one found there and around. Differs from it: the classifiers are
+small networks instead of boosted trees, the channels are fixed filters (`volad.surroundings`)
+instead of thousands of picked shifts, the second one sees smoothed maps and extremes of the first
+one's chances, and both learn anomalies painted into healthy scans (`volad.anomalies`) instead of
+labels. Since nothing has to be learned of filters, voxels can be drawn from many scans, few of them
+healthy; a U-Net has to be shown whole windows of which a thousandth is anomalous.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from volad.anomalies import paint
+from volad.methods._base import Method, Stage, Update, Window
+from volad.surroundings import anatomy, brain_box, score_surroundings, surroundings
+from volad.tensors import brain_of, fixed_draws
+
+__all__ = ["AutoContext"]
+
+
+class AutoContext(Method):
+    """Score a voxel by the chance, as the last network has it, that it belongs to an anomaly.
+
+    Args:
+        channels: image channels.
+        passes: networks, each of which sees what the one before it found.
+        hidden: units of each of a network's two hidden layers.
+        prior: the networks also see what MNI152 has at each place, and anomalies are painted more
+            often into white matter; needs windows that are whole volumes on MNI152's 2 mm grid.
+        mirror: they also see the other side of the head (first spatial axis).
+        anomalous: voxels drawn from the anomalies of each painted window, at most.
+        healthy: voxels drawn from the rest of it, at most.
+        updates: of the network for each batch of windows.
+        rows: voxels of each update.
+        rarity: how many times rarer anomalies are in a scan than among the drawn voxels.
+    """
+
+    windows: ClassVar[tuple[Window, ...]] = ("volume", "patch")
+    tiny: ClassVar[Mapping[str, Any]] = {"hidden": 16, "prior": False, "updates": 10, "rows": 512}
+    training_defaults: ClassVar[Mapping[str, Any]] = {
+        "batch": 13,
+        "ema": 0.998,
+        "lr": 2e-3,
+        "epochs": 6,
+        "patience": 0,
+        "amp": False,
+    }
+    known: Tensor | None
+    finished: Tensor
+
+    def __init__(
+        self,
+        channels: int = 1,
+        passes: int = 2,
+        hidden: int = 64,
+        prior: bool = False,
+        mirror: bool = False,
+        anomalous: int = 3000,
+        healthy: int = 9000,
+        updates: int = 100,
+        rows: int = 8192,
+        rarity: float = 30.0,
+    ) -> None:
+        super().__init__()
+        self.prior, self.mirror = prior, mirror
+        self.anomalous, self.healthy = anomalous, healthy
+        self.updates, self.rows, self.rarity = updates, rows, rarity
+        known = anatomy() if prior else None
+        self.register_buffer("known", known, persistent=False)
+        #: Networks that are trained; a training that goes on has to know.
+        self.register_buffer("finished", torch.zeros((), dtype=torch.long))
+        example = torch.zeros(1, channels, 8, 8, 8)
+        known = torch.zeros(1, known.shape[1], 8, 8, 8) if known is not None else None
+        first = surroundings(example, known, mirror).shape[1]
+        more = score_surroundings(example[:, :1], example[:, :1], mirror).shape[1]
+        self.passes = nn.ModuleList(
+            _Voxelwise(first + (more if number else 0), hidden) for number in range(passes)
+        )
+
+    def stages(self) -> Sequence[Stage]:
+        return [
+            Stage(partial(self._learn, number), finish=partial(self._finish, number))
+            for number in range(len(self.passes))
+        ]
+
+    def validation_loss(self, x: Tensor) -> Tensor:
+        """Cross-entropy of the network in training, on the same anomalies every time."""
+        number = min(int(self.finished), len(self.passes) - 1)
+        with fixed_draws(x.device):
+            values, label = self._drawn(x, number)
+        if not len(label):
+            return torch.zeros((), device=x.device)
+        return binary_cross_entropy_with_logits(self.passes[number](values), label)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self._chance(one[None]) for one in x.float()])
+
+    def _chance(self, x: Tensor) -> Tensor:
+        """`(1, 1, *S)` of one window."""
+        box = (slice(None), slice(None), *brain_box(x))
+        number = max(int(self.finished), 1)
+        logits = self._logits(x[box], self._known(box), number) - math.log(self.rarity)
+        out = torch.zeros_like(x[:, :1])
+        out[box] = torch.sigmoid(logits) * brain_of(x[box])
+        return out
+
+    def _learn(self, number: int, x: Tensor) -> Iterator[Update]:
+        """Updates of one network on voxels drawn from windows `(B, C, *S)`."""
+        values, label = self._drawn(x, number)
+        if not len(label):
+            return
+        network = self.passes[number]
+        assert isinstance(network, _Voxelwise)
+        network.measure(values)
+        for _ in range(self.updates):
+            some = torch.randint(len(label), (self.rows,), device=x.device)
+            yield (
+                "passes",
+                binary_cross_entropy_with_logits(self.passes[number](values[some]), label[some]),
+            )
+
+    def _finish(self, number: int) -> None:
+        self.finished.fill_(number + 1)
+
+    @torch.no_grad()
+    def _drawn(self, x: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Voxels of painted windows: what the network sees of them `(N, F)`, and labels `(N,)`."""
+        painted = paint(x.float(), None if self.known is None else self.known[:, 1:2])
+        values, labels = [], []
+        for image, label, sure in zip(painted.image, painted.label, painted.sure, strict=True):
+            box = (slice(None), slice(None), *brain_box(image[None]))
+            seen = self._seen(image[None][box], self._known(box), number)
+            anomalous, sure = label[None][box] > 0, sure[None][box] > 0
+            drawn = torch.cat(
+                [
+                    _some(sure & anomalous, self.anomalous),
+                    _some(sure & ~anomalous, self.healthy),
+                ]
+            )
+            values.append(seen[0].flatten(1)[:, drawn].T)
+            labels.append(anomalous.flatten()[drawn])
+        return torch.cat(values), torch.cat(labels).float()
+
+    def _seen(self, x: Tensor, known: Tensor | None, number: int) -> Tensor:
+        """`(1, F, *S)`: what network `number` sees of a window `(1, C, *S)` cut to its brain."""
+        with torch.autocast(x.device.type, enabled=False):
+            own = seen = surroundings(x, known, self.mirror)
+            for earlier in range(number):
+                logits = self._of_network(earlier, seen, x)
+                found = score_surroundings(logits, brain_of(x), self.mirror)
+                seen = torch.cat([own, found], dim=1)
+        return seen
+
+    def _logits(self, x: Tensor, known: Tensor | None, number: int) -> Tensor:
+        """`(1, 1, *S)`: what the first `number` networks make of a window cut to its brain."""
+        return self._of_network(number - 1, self._seen(x, known, number - 1), x)
+
+    def _of_network(self, number: int, seen: Tensor, x: Tensor) -> Tensor:
+        inside = (x != 0).any(dim=1).flatten()
+        logits = torch.full(inside.shape, -20.0, device=x.device)
+        logits[inside] = self.passes[number](seen[0].flatten(1)[:, inside].T)
+        return logits.reshape(x[:, :1].shape)
+
+    def _known(self, box: tuple[slice, ...]) -> Tensor | None:
+        return None if self.known is None else self.known[box]
+
+
+class _Voxelwise(nn.Module):
+    """A network on values of voxels `(N, F)`, standardised; to logits `(N,)`.
+
+    Args:
+        size: F.
+        hidden: units of each hidden layer.
+    """
+
+    mean: Tensor
+    square: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, hidden: int) -> None:
+        super().__init__()
+        self.size = size
+        for name in ("mean", "square"):
+            self.register_buffer(name, torch.zeros(size))
+        self.register_buffer("count", torch.zeros(()))
+        self.layers = nn.Sequential(
+            nn.Linear(size, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, 1),
+        )
+
+    def measure(self, values: Tensor) -> None:
+        """Take more values into the mean and spread that all are standardised with."""
+        self.count += 1
+        self.mean += (values.mean(dim=0) - self.mean) / self.count
+        self.square += (values.square().mean(dim=0) - self.square) / self.count
+
+    def forward(self, values: Tensor) -> Tensor:
+        spread = (self.square - self.mean**2).clamp(min=1e-6).sqrt()
+        found: Tensor = self.layers((values - self.mean) / spread)
+        return found[:, 0].float()
+
+
+def _some(where: Tensor, most: int) -> Tensor:
+    """Places in `where (1, 1, *S)`, as indices into it laid flat; drawn, where there are more."""
+    places = where.flatten().nonzero().flatten()
+    return places[torch.randperm(len(places), device=places.device)[:most]]
