@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, grid_sample, interpolate, max_pool3d
 
-__all__ = ["FILLS", "Painted", "paint"]
+__all__ = ["CHANGE", "FILLS", "Painted", "paint"]
 
 #: Voxels of a whole brain at 2 mm; a window with fewer has fewer anomalies.
 BRAIN = 200_000
@@ -51,7 +51,7 @@ class Painted:
     sure: Tensor
 
 
-def paint(x: Tensor, likely: Tensor | None = None) -> Painted:
+def paint(x: Tensor, likely: Tensor | None = None, change: tuple[float, float] = CHANGE) -> Painted:
     """Paint anomalies into healthy windows `(B, C, X, Y, Z)`, 0 outside the brain, and stay there.
 
     Foreign-patch interpolation after Tan et al. (MICCAI 2020 workshops), Poisson blending after
@@ -62,20 +62,23 @@ def paint(x: Tensor, likely: Tensor | None = None) -> Painted:
     Args:
         x: the windows; one lends the others its tissue.
         likely: `(1, 1, X, Y, Z)`, where lesions are more frequent, weights; None: all the brain.
+        change: weakest and strongest change of brightness, in units of the image.
     """
-    painted = [_window(x, index, likely) for index in range(len(x))]
+    painted = [_window(x, index, likely, change) for index in range(len(x))]
     image, label, sure = (torch.stack(list(part)) for part in zip(*painted, strict=True))
     return Painted(image, label, sure)
 
 
-def _window(x: Tensor, index: int, likely: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _window(
+    x: Tensor, index: int, likely: Tensor | None, change: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor]:
     """One window `(C, X, Y, Z)` with anomalies, its label and where that is sure."""
     own = x[index]
     brain = (own != 0).any(dim=0)
     share = torch.zeros(brain.shape, device=x.device)
     image = own.clone()
     if brain.any():
-        for blob in _blobs(brain, likely):
+        for blob in _blobs(brain, likely, change):
             piece = blob.share * brain[blob.box]
             lender = own.flip(1)
             if len(x) > 1:
@@ -99,7 +102,7 @@ class _Blob:
     fill: Callable[[Tensor, Tensor, Tensor, _Blob], Tensor]
 
 
-def _blobs(brain: Tensor, likely: Tensor | None) -> Iterator[_Blob]:
+def _blobs(brain: Tensor, likely: Tensor | None, changes: tuple[float, float]) -> Iterator[_Blob]:
     """The anomalies of one window, which look alike in most windows, as a patient's do."""
     names = list(CASES)
     case = CASES[names[_drawn([CASES[name][0] for name in names])]]
@@ -110,7 +113,7 @@ def _blobs(brain: Tensor, likely: Tensor | None) -> Iterator[_Blob]:
     weights = brain.float()
     if likely is not None and _uniform() < 0.7:
         weights = weights * (likely[0, 0] + 0.02)
-    change = _log_uniform(*CHANGE) * (1 if _uniform() < 0.6 else -1)
+    change = _log_uniform(*changes) * (1 if _uniform() < 0.6 else -1)
     fill = _fill()
     for centre in _places(weights, count):
         if _uniform() < 0.1:

@@ -119,7 +119,8 @@ def _brightness(image: Tensor, brain: Tensor) -> Iterable[Tensor]:
     yield from (image, closest, *(image - mean for mean in means), closest - middle)
     for mean, scale in ((middle, 3.0), (widest, 12.0)):
         yield local_mean((image - mean) ** 2, brain, scale).clamp(min=0).sqrt()
-    filled = blur(torch.where(brain > 0, image, large), 0.7)  # the brain's edge is no edge of light
+    # Neither the brain's edge nor the window's is an edge in brightness.
+    filled = _gaussian(torch.where(brain > 0, image, large), 0.7, "replicate")
     for step in STEPS:
         yield from second_differences(filled, step)
     for reach in (1, 2):
@@ -162,9 +163,9 @@ def blur(image: Tensor, voxels: float) -> Tensor:
     return crop(interpolate(coarse, size=size, mode="trilinear", align_corners=False), image)
 
 
-def _gaussian(image: Tensor, voxels: float) -> Tensor:
+def _gaussian(image: Tensor, voxels: float, beyond: str = "zeros") -> Tensor:
     kernel = gaussian_1d(torch.tensor(voxels), truncated=2.5, approx="sampled", normalize=True)
-    out: Tensor = separable_filtering(image, kernel.to(image), mode="zeros")
+    out: Tensor = separable_filtering(image, kernel.to(image), mode=beyond)
     return out
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from volad.anomalies import paint
+from volad.anomalies import CHANGE, paint
 from volad.methods._base import Method, Stage, Update, Window
 from volad.surroundings import anatomy, brain_box, score_surroundings, surroundings
 from volad.tensors import brain_of, fixed_draws
@@ -40,6 +40,8 @@ class AutoContext(Method):
         prior: the networks also see what MNI152 has at each place, and anomalies are painted more
             often into white matter; needs windows that are whole volumes on MNI152's 2 mm grid.
         mirror: they also see the other side of the head (first spatial axis).
+        change: weakest and strongest change of brightness of the painted anomalies, in units of
+            the image; either way.
         anomalous: voxels drawn from the anomalies of each painted window, at most.
         healthy: voxels drawn from the rest of it, at most.
         updates: of the network for each batch of windows.
@@ -67,6 +69,7 @@ class AutoContext(Method):
         hidden: int = 64,
         prior: bool = False,
         mirror: bool = False,
+        change: Sequence[float] = CHANGE,
         anomalous: int = 3000,
         healthy: int = 9000,
         updates: int = 100,
@@ -75,6 +78,7 @@ class AutoContext(Method):
     ) -> None:
         super().__init__()
         self.prior, self.mirror = prior, mirror
+        self.change = (change[0], change[1])
         self.anomalous, self.healthy = anomalous, healthy
         self.updates, self.rows, self.rarity = updates, rows, rarity
         known = anatomy() if prior else None
@@ -137,7 +141,8 @@ class AutoContext(Method):
     @torch.no_grad()
     def _drawn(self, x: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Voxels of painted windows: what the network sees of them `(N, F)`, and labels `(N,)`."""
-        painted = paint(x.float(), None if self.known is None else self.known[:, 1:2])
+        white = None if self.known is None else self.known[:, 1:2]
+        painted = paint(x.float(), white, self.change)
         values, labels = [], []
         for image, label, sure in zip(painted.image, painted.label, painted.sure, strict=True):
             box = (slice(None), slice(None), *brain_box(image[None]))
@@ -192,8 +197,8 @@ class _Voxelwise(nn.Module):
     def __init__(self, size: int, hidden: int) -> None:
         super().__init__()
         self.size = size
-        for name in ("mean", "square"):
-            self.register_buffer(name, torch.zeros(size))
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("square", torch.ones(size))
         self.register_buffer("count", torch.zeros(()))
         self.layers = nn.Sequential(
             nn.Linear(size, hidden),
