@@ -129,3 +129,27 @@ def test_deformation_keeps_constant_tissue(monkeypatch: pytest.MonkeyPatch) -> N
     depth = torch.rand(9, 9, 9)
     blob = anomalies._Blob((slice(None),) * 3, depth, depth, 0.3, anomalies._deformation)
     torch.testing.assert_close(anomalies._deformation(own, own, depth, blob), own)
+
+
+def test_layers_lie_along_the_surface() -> None:
+    x = healthy(1)
+    brain = x[0, 0] != 0
+    middle = torch.zeros_like(brain)
+    middle[11:-11, 11:-11, 9:-9] = True
+    labelled = deep = 0
+    for seed in range(10):
+        torch.manual_seed(seed)
+        found = paint(x, layers=1.0)
+        assert not found.label[0, 0][~brain].any()
+        labelled += int(found.label.sum())
+        deep += int(found.label[0, 0][middle].sum())
+    assert labelled > 500
+    assert deep < 0.02 * labelled
+
+
+def test_a_change_can_be_asked_for() -> None:
+    x = healthy()
+    torch.manual_seed(0)
+    weak = (paint(x, change=(0.1, 0.11)).image - x).abs().max()
+    torch.manual_seed(0)
+    assert (paint(x, change=(0.7, 0.8)).image - x).abs().max() > 2 * weak

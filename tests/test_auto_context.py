@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from phantoms import Scans, healthy_brains
 from torch import Tensor
 
+from volad import skeleton
 from volad.methods.auto_context import AutoContext, _some, _Voxelwise
 from volad.tensors import brain_of
 from volad.train import Trainer
@@ -137,3 +139,16 @@ def test_what_mni152_has_is_no_part_of_the_weights() -> None:
     method = tiny(prior=True, mirror=True)
     assert "known" not in method.state_dict()
     assert method.passes[0].size == 26 + 2 + 15
+
+
+def test_its_bundle_does_not_smooth_what_it_found(tmp_path: Path) -> None:
+    skeleton.create(tmp_path / "b", "auto_context", arguments={})
+    skeleton.create(tmp_path / "c", "ae", arguments={})
+    steps = [
+        [step["_target_"] for step in config["postprocessing"]["transforms"]]
+        for config in (
+            json.loads((tmp_path / name / "configs" / "inference.json").read_text())
+            for name in "bc"
+        )
+    ]
+    assert steps[1] == ["volad.postprocess.MedianSmooth", *steps[0]]

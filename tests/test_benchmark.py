@@ -11,8 +11,10 @@ import pytest
 from io_helpers import save_nifti
 from pipeline_helpers import LESION, grid, head, healthy_set, ready_bundle, save_head
 
-from volad.benchmark import read_plan
+from volad.benchmark import DataSet, read_plan
+from volad.benchmark.data import make_ready
 from volad.cli import main
+from volad.data import Row
 from volad.errors import InputError, UsageError
 
 #: The training of `pipeline_helpers.TRAINING`, short.
@@ -156,6 +158,7 @@ def test_results_of_another_threshold_are_made_anew(
         ({"detectors": {"x/y": {"bundle": "a"}}}, "folder's name"),
         ({"detectors": {"x": {"method": "aee"}}}, "aee"),
         ({"data": {"d": {}}}, "manifest"),
+        ({"data": {"d": {"manifest": "m.csv", "simulate": "pet"}}}, "'mr' or 'ct', got 'pet'"),
         ({"data": {"d": {"manifest": "{nowhere}/a.csv"}}}, "--folder nowhere=DIR"),
         ({"folders": ["other"]}, "--folder other=DIR"),
     ],
@@ -181,6 +184,30 @@ def test_a_missing_scan_is_named(patients: Path, tmp_path: Path) -> None:
     path = tmp_path / "all.json"
     path.write_text(json.dumps(plan))
     assert benchmark(path, tmp_path / "out") == InputError.exit_code
+
+
+def test_a_data_set_may_be_simulated_of_healthy_t1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row of the chosen split is simulated, and its contrast can be a column of the table."""
+    (tmp_path / "t1.csv").write_text("subject,split,image\na,test,a.nii\nb,train,a.nii\n")
+    (tmp_path / "a.nii").touch()
+    asked: list[Row] = []
+
+    def write_scans(rows: list[Row], folder: Path, cache_dir: Path) -> Path:
+        asked.extend(rows)
+        folder.mkdir(parents=True)
+        (folder / "a.nii.gz").touch()
+        text = "subject,split,image,contrast\na,test,a.nii.gz,flair\n"
+        (folder / "manifest.csv").write_text(text)
+        return folder / "manifest.csv"
+
+    monkeypatch.setattr("volad.simulate_mr.write_scans", write_scans)
+    data = DataSet("sim", tmp_path / "t1.csv", tmp_path, "test", by=("contrast",), simulate="mr")
+    ready = make_ready(data, tmp_path / "data", tmp_path / "cache")
+    assert [(row.subject, row.image) for row in asked] == [("a", tmp_path / "a.nii")]
+    assert [scan.name for scan in ready.scans] == ["a"]
+    assert "flair" in ready.manifest.read_text()
 
 
 @pytest.mark.slow

@@ -187,7 +187,7 @@ def test_files_say_what_is_simulated_and_every_fourth_scan_is_real(
 ) -> None:
     manifest = write_scans(rows, tmp_path / "out", tmp_path, seed=2)
     lines = manifest.read_text().splitlines()
-    assert lines[0] == "subject,split,image,sha256,simulated"
+    assert lines[0] == "subject,split,image,sha256,contrast,simulated"
     assert [line.rsplit(",", 1)[1] for line in lines[1:]] == ["yes", "yes", "no", "yes", "yes"]
     assert str(rows[2].image.resolve()) in lines[3]
     path = tmp_path / "out" / "images" / "s0_simulated_flair.nii.gz"

@@ -7,12 +7,14 @@ several ways (`FILLS`). All draws are torch's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, grid_sample, interpolate, max_pool3d
+
+from volad.surroundings import blur
 
 __all__ = ["CHANGE", "FILLS", "Painted", "paint"]
 
@@ -30,6 +32,8 @@ CASES: dict[str, tuple[float, int, tuple[float, float]]] = {
 FILLS = {"intensity": 0.7, "foreign": 0.08, "poisson": 0.08, "texture": 0.04, "deformation": 0.1}
 #: Weakest and strongest change of brightness, in units of the image.
 CHANGE = (0.12, 0.8)
+#: Collections along the surface: how thick they are and how far they reach, in voxels.
+THICKNESS, REACH = (1.2, 5.0), (5.0, 30.0)
 #: What is changed by less than this somewhere near is no anomaly that can be seen.
 VISIBLE = 0.03
 #: Steps that a blended patch takes to settle.
@@ -51,7 +55,12 @@ class Painted:
     sure: Tensor
 
 
-def paint(x: Tensor, likely: Tensor | None = None, change: tuple[float, float] = CHANGE) -> Painted:
+def paint(
+    x: Tensor,
+    likely: Tensor | None = None,
+    change: tuple[float, float] = CHANGE,
+    layers: float = 0.0,
+) -> Painted:
     """Paint anomalies into healthy windows `(B, C, X, Y, Z)`, 0 outside the brain, and stay there.
 
     Foreign-patch interpolation after Tan et al. (MICCAI 2020 workshops), Poisson blending after
@@ -63,29 +72,37 @@ def paint(x: Tensor, likely: Tensor | None = None, change: tuple[float, float] =
         x: the windows; one lends the others its tissue.
         likely: `(1, 1, X, Y, Z)`, where lesions are more frequent, weights; None: all the brain.
         change: weakest and strongest change of brightness, in units of the image.
+        layers: share of the windows that have collections along the brain's surface, instead, as
+            blood outside the brain lies there.
     """
-    painted = [_window(x, index, likely, change) for index in range(len(x))]
+    painted = []
+    for index in range(len(x)):
+        brain = (x[index] != 0).any(dim=0)
+        if not brain.any():
+            blobs: Iterable[_Blob] = ()
+        elif layers and _uniform() < layers:
+            blobs = _layers(brain, change)
+        else:
+            blobs = _blobs(brain, likely, change)
+        painted.append(_window(x, index, blobs))
     image, label, sure = (torch.stack(list(part)) for part in zip(*painted, strict=True))
     return Painted(image, label, sure)
 
 
-def _window(
-    x: Tensor, index: int, likely: Tensor | None, change: tuple[float, float]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _window(x: Tensor, index: int, blobs: Iterable[_Blob]) -> tuple[Tensor, Tensor, Tensor]:
     """One window `(C, X, Y, Z)` with anomalies, its label and where that is sure."""
     own = x[index]
     brain = (own != 0).any(dim=0)
     share = torch.zeros(brain.shape, device=x.device)
     image = own.clone()
-    if brain.any():
-        for blob in _blobs(brain, likely, change):
-            piece = blob.share * brain[blob.box]
-            lender = own.flip(1)
-            if len(x) > 1:
-                lender = x[(index + int(torch.randint(1, len(x), ()))) % len(x)]
-            where = (slice(None), *blob.box)
-            image[where] = blob.fill(image[where], lender[where], piece, blob)
-            share[blob.box] = torch.maximum(share[blob.box], piece)
+    for blob in blobs:
+        piece = blob.share * brain[blob.box]
+        lender = own.flip(1)
+        if len(x) > 1:
+            lender = x[(index + int(torch.randint(1, len(x), ()))) % len(x)]
+        where = (slice(None), *blob.box)
+        image[where] = blob.fill(image[where], lender[where], piece, blob)
+        share[blob.box] = torch.maximum(share[blob.box], piece)
     image = torch.where(brain, image.clamp(1e-3, 2.0), 0)
     seen = max_pool3d((image - own).abs().amax(dim=0)[None], 3, 1, 1)[0] > VISIBLE
     label = (share >= 0.5) & seen
@@ -121,6 +138,19 @@ def _blobs(brain: Tensor, likely: Tensor | None, changes: tuple[float, float]) -
         radius = _log_uniform(*radii)
         box, share, depth = _shape(centre, radius, tuple(brain.shape), brain.device)
         yield _Blob(box, share, depth, change * _uniform(0.7, 1.3), fill)
+
+
+def _layers(brain: Tensor, changes: tuple[float, float]) -> Iterator[_Blob]:
+    """Up to three collections along the brain's surface, lenses or crescents."""
+    inner = brain.float()[None, None]
+    change = _log_uniform(*changes) * (1 if _uniform() < 0.8 else -1)
+    for _ in range(int(torch.randint(1, 4, ()))):
+        thickness = _uniform(*THICKNESS)
+        # A Gaussian mean of the brain is 0.5 on its surface, and 0.84 one spread below that.
+        near = torch.sigmoid((0.84 - blur(inner, thickness)[0, 0]) / 0.05) * brain
+        (centre,) = _places(near, 1)
+        box, share, depth = _shape(centre, _log_uniform(*REACH), tuple(brain.shape), brain.device)
+        yield _Blob(box, share * near[box], depth * near[box], change, _intensity)
 
 
 def _places(weights: Tensor, count: int) -> Tensor:

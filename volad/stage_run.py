@@ -209,8 +209,7 @@ class StageRun:
             return
         self.best_loss, self.best_epoch = validation, number
         # Buffers too: a normalisation's running statistics belong to the weights.
-        source = {**dict(self.method.named_buffers()), **dict(self.method.named_parameters())}
-        source.update(self.average)
+        source = {**self.method.state_dict(), **self.average}
         self.best = {name: value.detach().clone() for name, value in source.items()}
 
     def _state(self, epoch: int) -> dict[str, Any]:

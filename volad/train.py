@@ -38,7 +38,8 @@ class Trainer:
         lr: Adam's learning rate.
         betas: Adam's decay rates.
         clip_norm: gradients are scaled down to this norm; 0: never.
-        ema: weights used after training are this running average of the trained ones; 0: none.
+        ema: weights used after training are this running average of the trained ones, taken after
+            each batch; 0: none.
         patience: epochs without a better validation loss before a stage ends; 0: never.
         device: where to train.
         amp: bfloat16 autocast.

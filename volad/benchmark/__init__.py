@@ -35,7 +35,7 @@ def run_plan(
             benchmark, since a table without it would flatter.
     """
     ensure_writable(out)
-    sets = [make_ready(data, out / "data") for data in plan.data]
+    sets = [make_ready(data, out / "data", out / "cache") for data in plan.data]
     runs = train_all(plan, out, device)
     evaluations, folders = {}, {}
     for data, ready in zip(plan.data, sets, strict=True):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from volad import simulate_ct, simulate_mr
 from volad.benchmark.plan import DataSet
+from volad.data import Row
 from volad.errors import InputError, UsageError
 from volad.io import Scan, write_text
 from volad.io.find import stem
@@ -41,14 +43,21 @@ class Ready:
         return self.lesions is not None
 
 
-def make_ready(data: DataSet, folder: Path) -> Ready:
-    """Choose a data set's rows, paint where asked, and write its manifest below `folder`.
+def make_ready(data: DataSet, folder: Path, cache_dir: Path) -> Ready:
+    """Choose a data set's rows, simulate and paint where asked, and write its manifest.
+
+    Args:
+        data: the data set.
+        folder: where its files go.
+        cache_dir: folder of prepared T1 scans and their tissues.
 
     Raises:
         InputError: a manifest that is unreadable, has no such rows, or names a missing file.
     """
     rows = _rows(data)
     lesions = None
+    if data.simulate is not None:
+        rows = _simulated(data, rows, folder, cache_dir)
     if data.synthetic is not None:
         sources = [Source(row["subject"], _scan(row)) for row in rows]
         painted = write_suite(
@@ -64,6 +73,19 @@ def make_ready(data: DataSet, folder: Path) -> Ready:
     return Ready(data.name, manifest, tuple(map(_scan, rows)), lesions)
 
 
+def _simulated(
+    data: DataSet, rows: Sequence[Mapping[str, str]], folder: Path, cache_dir: Path
+) -> list[dict[str, str]]:
+    """The rows of what is simulated of healthy T1 scans."""
+    write_scans = {"ct": simulate_ct, "mr": simulate_mr}[data.simulate or ""].write_scans
+    healthy = [
+        Row(row["subject"], row.get("split", ""), Path(row["image"]), row.get("sha256", ""))
+        for row in rows
+    ]
+    made = write_scans(healthy, folder / f"{data.name}_simulated", cache_dir)
+    return _rows(DataSet(data.name, made, made.parent, by=data.by))
+
+
 def _scan(row: Mapping[str, str]) -> Scan:
     return Scan(Path(row["image"]), row["name"])
 
@@ -74,7 +96,8 @@ def _rows(data: DataSet) -> list[dict[str, str]]:
     if not rows or "image" not in rows[0]:
         raise InputError(f"{data.manifest}: no scans, or no column 'image'; add it")
     missing = [column for column in data.by if column not in rows[0]]
-    if missing and data.synthetic is None:  # a suite brings its own columns
+    # A suite, and what is simulated, bring columns of their own.
+    if missing and data.synthetic is None and data.simulate is None:
         raise UsageError(f"{data.manifest}: no column {missing[0]!r} for 'by' of {data.name}")
     chosen = [row for row in rows if data.split in (None, row.get("split"))][: data.scans]
     if not chosen:

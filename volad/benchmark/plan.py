@@ -16,8 +16,9 @@
 
 `{NAME}` stands for a folder that the command line names (`--folder NAME=DIR`); other relative paths
 start at the file's own folder. A detector is a bundle, or a method that is trained on `training`
-once per seed. `synthetic` paints lesions into a data set's healthy scans, as `volad synthesize`
-does; it may hold a `seed` and a `suite`, a file of its settings.
+once per seed. `"simulate": "mr"` or `"ct"` takes a data set's healthy T1 heads for what
+`volad train --simulate` makes of them. `synthetic` paints lesions into a data set's healthy scans,
+as `volad synthesize` does; it may hold a `seed` and a `suite`, a file of its settings.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any
 
 from volad import methods
 from volad.errors import UsageError
+from volad.skeleton.training import Simulated
 
 __all__ = ["DataSet", "Detector", "Plan", "read_plan"]
 
@@ -47,8 +49,8 @@ class Detector:
         bundle: a bundle's name or folder; None where `method` is trained.
         method: name of the method.
         arguments: the method's arguments that differ from its defaults.
-        preparation: `modality`, `space`, `spacing_mm` and `patch` that differ from the defaults of
-            `volad train`.
+        preparation: `modality`, `space`, `spacing_mm`, `patch` and `simulate` that differ from the
+            defaults of `volad train`.
         training: settings of `train.json` that differ from its defaults.
         seeds: one training each.
     """
@@ -82,6 +84,7 @@ class DataSet:
         scans: at most so many rows, the first; None: all.
         by: columns whose values get figures of their own.
         synthetic: how lesions are painted into the scans; None: they are as they are.
+        simulate: `mr` or `ct`, simulated of the scans, healthy T1 heads; None: they are themselves.
     """
 
     name: str
@@ -91,6 +94,7 @@ class DataSet:
     scans: int | None = None
     by: tuple[str, ...] = ()
     synthetic: Synthetic | None = None
+    simulate: Simulated | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ def _detector(name: str, entry: Mapping[str, Any], path: Path, can_train: bool) 
     if not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise UsageError(f"{where}: seeds must be whole numbers, got {seeds}")
     preparation = entry.get("preparation", {})
-    _check_keys(preparation, {"modality", "space", "spacing_mm", "patch"}, where)
+    _check_keys(preparation, {"modality", "space", "spacing_mm", "patch", "simulate"}, where)
     return Detector(
         name,
         method=entry["method"],
@@ -178,10 +182,12 @@ def _detector(name: str, entry: Mapping[str, Any], path: Path, can_train: bool) 
 
 def _data_set(name: str, entry: Mapping[str, Any], place: _Places, path: Path) -> DataSet:
     where = f"{path}: data: {name}"
-    known = {"manifest", "data_dir", "split", "scans", "by", "synthetic"}
+    known = {"manifest", "data_dir", "split", "scans", "by", "synthetic", "simulate"}
     _check_keys(entry, known, where)
     if "manifest" not in entry:
         raise UsageError(f"{where}: name its 'manifest'")
+    if entry.get("simulate") not in (None, "mr", "ct"):
+        raise UsageError(f"{where}: simulate must be 'mr' or 'ct', got {entry['simulate']!r}")
     manifest = place(entry["manifest"])
     return DataSet(
         name,
@@ -191,6 +197,7 @@ def _data_set(name: str, entry: Mapping[str, Any], place: _Places, path: Path) -
         entry.get("scans"),
         tuple(entry.get("by", ())),
         _synthetic(entry["synthetic"], place, where) if "synthetic" in entry else None,
+        entry.get("simulate"),
     )
 
 

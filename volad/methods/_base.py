@@ -63,6 +63,8 @@ class Method(nn.Module, ABC):
         windows: the kinds of window the method can work on, the preferred one first. A method on
             `slab` learns from stacks of a few slices and scores whole volumes.
         slab: how such a method cuts its slabs; None for all others.
+        median: edge, in voxels, of the cube whose median smooths the score map before the
+            threshold; 1: none, for methods that look at more than a voxel by themselves.
         training_defaults: settings of `train.json` that suit the method better than the usual ones.
         tiny: the smallest arguments that still train; the contract tests use them.
         sees: what a lesion may be, next to healthy tissue, for a model built with `tiny` to find
@@ -71,6 +73,7 @@ class Method(nn.Module, ABC):
 
     windows: ClassVar[tuple[Window, ...]] = ("patch", "volume", "slice")
     slab: SlabInferer | None = None
+    median: ClassVar[int] = 3
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     tiny: ClassVar[Mapping[str, Any]] = {}
     sees: ClassVar[tuple[Contrast, ...]] = ("bright", "dark")

@@ -42,6 +42,7 @@ class AutoContext(Method):
         mirror: they also see the other side of the head (first spatial axis).
         change: weakest and strongest change of brightness of the painted anomalies, in units of
             the image; either way.
+        layers: share of the windows with collections along the brain's surface in place of others.
         anomalous: voxels drawn from the anomalies of each painted window, at most.
         healthy: voxels drawn from the rest of it, at most.
         updates: of the network for each batch of windows.
@@ -50,10 +51,11 @@ class AutoContext(Method):
     """
 
     windows: ClassVar[tuple[Window, ...]] = ("volume", "patch")
+    median: ClassVar[int] = 1
     tiny: ClassVar[Mapping[str, Any]] = {"hidden": 16, "prior": False, "updates": 10, "rows": 512}
     training_defaults: ClassVar[Mapping[str, Any]] = {
         "batch": 13,
-        "ema": 0.998,
+        "ema": 0.5,
         "lr": 2e-3,
         "epochs": 6,
         "patience": 0,
@@ -70,6 +72,7 @@ class AutoContext(Method):
         prior: bool = False,
         mirror: bool = False,
         change: Sequence[float] = CHANGE,
+        layers: float = 0.0,
         anomalous: int = 3000,
         healthy: int = 9000,
         updates: int = 100,
@@ -78,7 +81,7 @@ class AutoContext(Method):
     ) -> None:
         super().__init__()
         self.prior, self.mirror = prior, mirror
-        self.change = (change[0], change[1])
+        self.change, self.layers = (change[0], change[1]), layers
         self.anomalous, self.healthy = anomalous, healthy
         self.updates, self.rows, self.rarity = updates, rows, rarity
         known = anatomy() if prior else None
@@ -142,7 +145,7 @@ class AutoContext(Method):
     def _drawn(self, x: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Voxels of painted windows: what the network sees of them `(N, F)`, and labels `(N,)`."""
         white = None if self.known is None else self.known[:, 1:2]
-        painted = paint(x.float(), white, self.change)
+        painted = paint(x.float(), white, self.change, self.layers)
         values, labels = [], []
         for image, label, sure in zip(painted.image, painted.label, painted.sure, strict=True):
             box = (slice(None), slice(None), *brain_box(image[None]))

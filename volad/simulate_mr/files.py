@@ -46,7 +46,7 @@ def write_scans(
         workers: processes that preprocess.
 
     Returns:
-        The path of the manifest: subject, split, image, sha256, and whether each is simulated.
+        The path of the manifest: subject, split, image, sha256, contrast, and whether simulated.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     jobs = zip(
@@ -60,7 +60,7 @@ def write_scans(
     for index, (row, tissues, t1) in enumerate(bar):
         kind = KINDS[index % len(KINDS)]
         if kind == REAL:
-            lines.append(_line(row, str(row.image.resolve()), row, "no"))
+            lines.append(_line(row, str(row.image.resolve()), row, kind, "no"))
             continue
         image = f"images/{row.scan.name}_simulated_{kind}.nii.gz"
         if not (folder / image).exists():
@@ -71,14 +71,15 @@ def write_scans(
             )
             write_new(folder / image, *_posed(values, known.affine, random), NOTE)
         made = replace(row, image=folder / image, sha256="")
-        lines.append(_line(row, image, made, "yes"))
+        lines.append(_line(row, image, made, kind, "yes"))
     write_text(folder / "manifest.csv", csv_text(list(lines[0]), lines))
     return folder / "manifest.csv"
 
 
-def _line(row: Row, image: str, made: Row, simulated: str) -> dict[str, str]:
+def _line(row: Row, image: str, made: Row, kind: str, simulated: str) -> dict[str, str]:
     facts = {"subject": row.subject, "split": row.split, "image": image}
-    return {**facts, "sha256": input_sha256(made.scan), "simulated": simulated}
+    facts |= {"sha256": input_sha256(made.scan), "contrast": kind}
+    return {**facts, "simulated": simulated}
 
 
 def _posed(

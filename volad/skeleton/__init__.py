@@ -77,7 +77,15 @@ def create(
     shape = MNI_GRID if space == "mni" else patch
     configs = {
         "inference": inference(
-            settings, modality, space, window, spacing_mm, patch, landmarks, channels
+            settings,
+            modality,
+            space,
+            window,
+            spacing_mm,
+            patch,
+            landmarks,
+            channels,
+            methods.load(method).median,
         ),
         "train": training_settings(
             roi,

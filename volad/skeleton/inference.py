@@ -17,8 +17,12 @@ def inference(
     patch: Sequence[int],
     landmarks: Sequence[float] | None,
     channels: Sequence[str] = (),
+    median: int = 3,
 ) -> dict[str, Any]:
-    """The config of a bundle; its arguments are those of `volad.skeleton.create`."""
+    """The config of a bundle; its arguments are those of `volad.skeleton.create`.
+
+    `median` is that of the method, see `volad.methods._base.Method`.
+    """
     # A bundle without further channels is written as ever, so that caches made for it still serve.
     names = {"channels": "@channels"} if channels else {}
     files = {"channel_files": "@channel_files"} if channels else {}
@@ -63,7 +67,7 @@ def inference(
         "postprocessing": {
             "_target_": "monai.transforms.Compose",
             "transforms": [
-                {"_target_": "volad.postprocess.MedianSmooth", "size": 3},
+                *([{"_target_": "volad.postprocess.MedianSmooth", "size": median}] * (median > 1)),
                 {"_target_": "volad.postprocess.Rim", "width_mm": 2.0},
                 {"_target_": "volad.postprocess.ToScan"},
                 {"_target_": "volad.postprocess.Threshold", "value": "@threshold"},
