@@ -101,13 +101,15 @@ def state(method: Method) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in method.state_dict().items()}
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.8])
-@pytest.mark.parametrize("patience", [0, 2])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize(("ema", "patience"), [(0.0, 2), (0.8, 0), (0.8, 2)])
 @pytest.mark.parametrize("kind", [ThreeStages, Slider])
 def test_a_training_killed_after_any_epoch_ends_as_one_that_was_not(
-    kind: type[Method], patience: int, ema: float, tmp_path: Path
+    kind: type[Method], patience: int, ema: float, schedule: str, tmp_path: Path
 ) -> None:
-    options = settings(ema=ema, patience=patience, max_epochs=7 if patience else 3, seed=3)
+    options = settings(
+        ema=ema, patience=patience, schedule=schedule, max_epochs=7 if patience else 3, seed=3
+    )
 
     def trainer(name: str) -> Trainer:
         method = kind()
@@ -360,6 +362,25 @@ def test_validation_judges_the_averaged_weights_and_training_goes_on_from_its_ow
     assert [e.validation for e in done] != [e.validation for e in plain]
     best = min(e.validation for e in done)
     assert averaged.validation_loss(torch.zeros(1)).item() == pytest.approx(best)
+
+
+def rates(tmp_path: Path, **changes: Any) -> list[float]:
+    """The learning rate of each epoch."""
+    trainer = Trainer(Slider(), windows(), None, tmp_path / "m.pt", **settings(**changes))
+    trainer.checkpoint = tmp_path / "checkpoint.pt"
+    found = []
+    for _ in trainer.epochs():
+        stored = torch.load(trainer.checkpoint, weights_only=True)
+        found.append(stored["optimizers"]["net"]["param_groups"][0]["lr"])
+    return found
+
+
+def test_the_learning_rate_stays_or_falls_as_asked_for(tmp_path: Path) -> None:
+    assert rates(tmp_path / "a") == [0.1] * 4
+    by_hand = [0.1 * (1 + math.cos(math.pi * number / 4)) / 2 for number in range(4)]
+    assert rates(tmp_path / "b", schedule="cosine") == pytest.approx(by_hand)
+    with pytest.raises(UsageError, match="constant or cosine, got 'linear'"):
+        rates(tmp_path / "c", schedule="linear")
 
 
 @pytest.mark.parametrize(("clip", "expected"), [(0.0, 2000.0), (1.0, 1.0), (5000.0, 2000.0)])

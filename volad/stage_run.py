@@ -102,6 +102,7 @@ class StageRun:
                 log.info("no better validation loss for %d epochs: stopping", self.trainer.patience)
                 break
             began = time.monotonic()
+            self._set_rate(number / total)
             losses = self._epoch(number)
             distributed.equalise(self.method)  # running statistics are of a process's own windows
             validation = self._validate() if self.stage.learns else None
@@ -109,6 +110,14 @@ class StageRun:
             self._keep_best(number, validation)
             self.trainer._save(self._state(number + 1))
             yield Epoch(self.index, number, losses, validation, time.monotonic() - began)
+
+    def _set_rate(self, passed: float) -> None:
+        """The learning rate of an epoch, by the share of the stage that has passed, 0 to 1."""
+        falls = self.trainer.schedule == "cosine"
+        rate = self.trainer.lr * (0.5 * (1 + math.cos(math.pi * passed)) if falls else 1.0)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
 
     def _stale(self, number: int) -> bool:
         patience, validation = self.trainer.patience, self.trainer.sets[1]

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -36,6 +36,7 @@ class Trainer:
         max_epochs: passes over the training set, for every stage that does not say itself.
         batch: windows per step.
         lr: Adam's learning rate.
+        schedule: `constant`, or `cosine`: the rate falls to about nothing over a stage's epochs.
         betas: Adam's decay rates.
         clip_norm: gradients are scaled down to this norm; 0: never.
         ema: weights used after training are this running average of the trained ones, taken after
@@ -58,6 +59,7 @@ class Trainer:
         max_epochs: int = 100,
         batch: int = 4,
         lr: float = 1e-3,
+        schedule: Literal["constant", "cosine"] = "constant",
         betas: tuple[float, float] = (0.9, 0.999),
         clip_norm: float = 1.0,
         ema: float = 0.0,
@@ -73,6 +75,9 @@ class Trainer:
         self.output = Path(output)
         self.max_epochs = max_epochs
         self.batch = batch
+        if schedule not in ("constant", "cosine"):
+            raise UsageError(f"schedule must be constant or cosine, got {schedule!r}")
+        self.schedule = schedule
         self.lr, self.betas, self.clip_norm = lr, (betas[0], betas[1]), clip_norm
         self.ema, self.patience = ema, patience
         self.device = torch.device(device)

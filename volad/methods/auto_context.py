@@ -54,10 +54,11 @@ class AutoContext(Method):
     median: ClassVar[int] = 1
     tiny: ClassVar[Mapping[str, Any]] = {"hidden": 16, "prior": False, "updates": 10, "rows": 512}
     training_defaults: ClassVar[Mapping[str, Any]] = {
-        "batch": 13,
-        "ema": 0.5,
-        "lr": 2e-3,
-        "epochs": 6,
+        "batch": 104,  # what one batch has not, the next makes the networks forget
+        "ema": 0,
+        "lr": 3e-3,
+        "schedule": "cosine",
+        "epochs": 5,
         "patience": 0,
         "amp": False,
     }
@@ -75,7 +76,7 @@ class AutoContext(Method):
         layers: float = 0.0,
         anomalous: int = 3000,
         healthy: int = 9000,
-        updates: int = 100,
+        updates: int = 1000,
         rows: int = 8192,
         rarity: float = 30.0,
     ) -> None:
