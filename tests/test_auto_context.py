@@ -49,7 +49,7 @@ def test_some_are_drawn_of_many_and_all_of_few() -> None:
 
 
 def test_values_are_standardised_by_all_that_was_measured() -> None:
-    net = _Voxelwise(3, 4)
+    net = _Voxelwise(3, 4, 1)
     torch.manual_seed(0)
     values = 5 + 2 * torch.randn(4, 1000, 3)
     for part in values:
@@ -57,7 +57,7 @@ def test_values_are_standardised_by_all_that_was_measured() -> None:
     flat = values.flatten(0, 1)
     assert torch.allclose(net.mean, flat.mean(dim=0), atol=1e-3)
     seen: list[Tensor] = []
-    net.layers.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    net.members[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     net(flat)
     assert torch.allclose(seen[0].std(dim=0), torch.ones(3), atol=1e-2)
 
@@ -67,7 +67,8 @@ def test_a_later_pass_sees_what_an_earlier_one_found(tmp_path: Path) -> None:
     x = healthy_brains(1, seed=1)
     before = method._seen(x, None, 1)
     with torch.no_grad():
-        method.passes[0].layers[-1].bias += 3.0  # type: ignore[union-attr,operator,index]
+        for member in method._network(0).members:
+            member[-1].bias += 3.0  # type: ignore[index,operator]
     after = method._seen(x, None, 1)
     assert torch.equal(before[:, :26], after[:, :26])
     inside = brain_of(x)[:, 0] > 0

@@ -37,6 +37,8 @@ class AutoContext(Method):
         channels: image channels.
         passes: networks, each of which sees what the one before it found.
         hidden: units of each of a network's two hidden layers.
+        members: of each network, which start from other weights; their logits are averaged, since
+            they differ most where a scan is unlike those that they have learned from.
         prior: the networks also see what MNI152 has at each place, and anomalies are painted more
             often into white matter; needs windows that are whole volumes on MNI152's 2 mm grid.
         mirror: they also see the other side of the head (first spatial axis).
@@ -70,6 +72,7 @@ class AutoContext(Method):
         channels: int = 1,
         passes: int = 2,
         hidden: int = 64,
+        members: int = 3,
         prior: bool = False,
         mirror: bool = False,
         change: Sequence[float] = CHANGE,
@@ -94,7 +97,7 @@ class AutoContext(Method):
         first = surroundings(example, known, mirror).shape[1]
         more = score_surroundings(example[:, :1], example[:, :1], mirror).shape[1]
         self.passes = nn.ModuleList(
-            _Voxelwise(first + (more if number else 0), hidden) for number in range(passes)
+            _Voxelwise(first + (more if number else 0), hidden, members) for number in range(passes)
         )
 
     def stages(self) -> Sequence[Stage]:
@@ -110,7 +113,7 @@ class AutoContext(Method):
             values, label = self._drawn(x, number)
         if not len(label):
             return torch.zeros((), device=x.device)
-        return binary_cross_entropy_with_logits(self.passes[number](values), label)
+        return _loss(self._network(number)(values), label)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self._chance(one[None]) for one in x.float()])
@@ -129,15 +132,11 @@ class AutoContext(Method):
         values, label = self._drawn(x, number)
         if not len(label):
             return
-        network = self.passes[number]
-        assert isinstance(network, _Voxelwise)
+        network = self._network(number)
         network.measure(values)
         for _ in range(self.updates):
             some = torch.randint(len(label), (self.rows,), device=x.device)
-            yield (
-                "passes",
-                binary_cross_entropy_with_logits(self.passes[number](values[some]), label[some]),
-            )
+            yield "passes", _loss(network(values[some]), label[some])
 
     def _finish(self, number: int) -> None:
         self.finished.fill_(number + 1)
@@ -152,12 +151,8 @@ class AutoContext(Method):
             box = (slice(None), slice(None), *brain_box(image[None]))
             seen = self._seen(image[None][box], self._known(box), number)
             anomalous, sure = label[None][box] > 0, sure[None][box] > 0
-            drawn = torch.cat(
-                [
-                    _some(sure & anomalous, self.anomalous),
-                    _some(sure & ~anomalous, self.healthy),
-                ]
-            )
+            some = _some(sure & anomalous, self.anomalous)
+            drawn = torch.cat([some, _some(sure & ~anomalous, self.healthy)])
             values.append(seen[0].flatten(1)[:, drawn].T)
             labels.append(anomalous.flatten()[drawn])
         return torch.cat(values), torch.cat(labels).float()
@@ -179,37 +174,46 @@ class AutoContext(Method):
     def _of_network(self, number: int, seen: Tensor, x: Tensor) -> Tensor:
         inside = (x != 0).any(dim=1).flatten()
         logits = torch.full(inside.shape, -20.0, device=x.device)
-        logits[inside] = self.passes[number](seen[0].flatten(1)[:, inside].T)
+        logits[inside] = self._network(number)(seen[0].flatten(1)[:, inside].T).mean(dim=0)
         return logits.reshape(x[:, :1].shape)
+
+    def _network(self, number: int) -> _Voxelwise:
+        network = self.passes[number]
+        assert isinstance(network, _Voxelwise)
+        return network
 
     def _known(self, box: tuple[slice, ...]) -> Tensor | None:
         return None if self.known is None else self.known[box]
 
 
 class _Voxelwise(nn.Module):
-    """A network on values of voxels `(N, F)`, standardised; to logits `(N,)`.
+    """Networks on values of voxels `(N, F)`, standardised; to the logits of each `(M, N)`.
 
     Args:
         size: F.
         hidden: units of each hidden layer.
+        members: M.
     """
 
     mean: Tensor
     square: Tensor
     count: Tensor
 
-    def __init__(self, size: int, hidden: int) -> None:
+    def __init__(self, size: int, hidden: int, members: int) -> None:
         super().__init__()
         self.size = size
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("square", torch.ones(size))
         self.register_buffer("count", torch.zeros(()))
-        self.layers = nn.Sequential(
-            nn.Linear(size, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, 1),
+        self.members = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(size, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, 1),
+            )
+            for _ in range(members)
         )
 
     def measure(self, values: Tensor) -> None:
@@ -220,8 +224,13 @@ class _Voxelwise(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         spread = (self.square - self.mean**2).clamp(min=1e-6).sqrt()
-        found: Tensor = self.layers((values - self.mean) / spread)
-        return found[:, 0].float()
+        standardised = (values - self.mean) / spread
+        return torch.stack([member(standardised)[:, 0].float() for member in self.members])
+
+
+def _loss(logits: Tensor, label: Tensor) -> Tensor:
+    """Mean cross-entropy of networks' logits `(M, N)` with labels `(N,)`; a scalar."""
+    return binary_cross_entropy_with_logits(logits, label.expand_as(logits))
 
 
 def _some(where: Tensor, most: int) -> Tensor:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from monai.networks.nets import UNet
 from monai.networks.utils import pixelshuffle, pixelunshuffle
@@ -26,7 +25,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from volad.anomalies import Painted, paint
 from volad.methods._base import Method, Stage, Update, Window
 from volad.nets import INSTANCE
-from volad.preprocess.align import load_template
+from volad.surroundings import anatomy
 from volad.tensors import brain_of, crop, divisible, fixed_draws
 
 __all__ = ["SyntheticAnomaly"]
@@ -72,7 +71,7 @@ class SyntheticAnomaly(Method):
     ) -> None:
         super().__init__()
         self.mirror, self.dice, self.rare, self.draws = mirror, dice, rare, draws
-        self.register_buffer("prior", _tissues() if prior else None, persistent=False)
+        self.register_buffer("prior", anatomy()[:, :2] if prior else None, persistent=False)
         self.net = _HalfResolutionUNet(
             channels * (2 if mirror else 1) + (2 if prior else 0), features, res_units
         )
@@ -146,9 +145,3 @@ class _HalfResolutionUNet(nn.Module):
         # The coarsest normalisation needs more than one place.
         blocks = pixelunshuffle(divisible(x, self.factor, least=2), 3, 2)
         return crop(pixelshuffle(self.last(self.unet(blocks)), 3, 2), x)
-
-
-def _tissues() -> Tensor:
-    """`(1, 2, 80, 96, 88)`: MNI152's shares of grey and of white matter."""
-    template = load_template()
-    return torch.from_numpy(np.stack([template.grey, template.white]))[None]

@@ -76,7 +76,7 @@ def _levels(kind: str, random: np.random.Generator) -> tuple[float, float, float
         return random.uniform(0.55, 0.85), 1.0, random.uniform(0.12, 0.45)
     if kind == "t2":
         grey = random.uniform(0.4, 0.7)
-        return grey, grey * random.uniform(0.6, 0.9), 1.0
+        return grey, grey * random.uniform(0.6, 0.97), 1.0
     if kind == "flair":
         return 1.0, random.uniform(0.65, 0.95), random.uniform(0.1, 0.5)
     if kind == "pd":
