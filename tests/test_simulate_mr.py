@@ -11,7 +11,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from pipeline_helpers import train_arguments
+from scipy import ndimage
 from tissue_helpers import example, example_t1
 
 from volad import skeleton, tissues
@@ -99,6 +101,28 @@ def test_the_scanner_blurs_adds_noise_and_leaves_the_background() -> None:
     assert not np.array_equal(made[0], made[2])
     assert not made[0][~found.brain].any()
     assert np.corrcoef(made[0][found.brain], image[found.brain])[0, 1] > 0.6
+
+
+def test_some_scans_are_sharper_than_the_tissues_they_were_made_of() -> None:
+    image = example().white * 0.8 + 0.2 * example().brain
+    brain = example().brain
+
+    def edges(scan: np.ndarray) -> float:
+        return float(np.std(scan - ndimage.gaussian_filter(scan, 1.0)))
+
+    found = [edges(scanned(image, brain, np.random.default_rng(seed))) for seed in range(20)]
+    assert min(found) < 0.8 * edges(image)
+    assert max(found) > 1.2 * edges(image)
+
+
+def test_the_scale_of_scans_is_spread_and_their_order_kept() -> None:
+    x = torch.linspace(0.05, 1.2, 24).reshape(1, 2, 3, 4)
+    x[0, 0, 0, 0] = 0  # outside
+    found = [windows._spread(x, np.random.default_rng(seed)) for seed in range(10)]
+    for y in found:
+        assert torch.equal(y == 0, x == 0)
+        assert (y.flatten()[2:] >= y.flatten()[1:-1]).all()
+    assert np.std([float(y.max()) for y in found]) > 0.03
 
 
 def test_masks_differ_from_draw_to_draw_but_stay_in_the_brain() -> None:
