@@ -29,7 +29,7 @@ CASES: dict[str, tuple[float, int, tuple[float, float]]] = {
     "one large": (0.15, 1, (5.0, 16.0)),
 }
 #: Ways to fill an anomaly, and how often each is drawn.
-FILLS = {"intensity": 0.7, "foreign": 0.08, "poisson": 0.08, "texture": 0.04, "deformation": 0.1}
+FILLS = {"intensity": 0.88, "foreign": 0.04, "poisson": 0.03, "texture": 0.02, "deformation": 0.03}
 #: Weakest and strongest change of brightness, in units of the image.
 CHANGE = (0.12, 0.8)
 #: Collections along the surface: how thick they are and how far they reach, in voxels.

@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
+from volad.ageing import blob, wider
 from volad.simulate_ct.look import Look
 from volad.tissues import Map, Tissues
 
 __all__ = ["Head", "head_of"]
 
 AIR, FAT, SKIN = -1000.0, -85.0, 40.0
-#: Where the horns of the lateral ventricles widen with age, MNI152 mm; drawn about these.
-HORNS_MM = ((34.0, -12.0, -23.0), (25.0, -74.0, 3.0))
-#: And where lime is found in healthy adults.
+#: Where lime is found in healthy adults.
 CHOROID_MM, PINEAL_MM, PALLIDUM_MM = (23.0, -42.0, 8.0), (0.0, -29.0, 3.0), (20.0, -4.0, 0.0)
 
 
@@ -35,7 +33,7 @@ class Head:
 
 def head_of(tissues: Tissues, look: Look, random: np.random.Generator) -> Head:
     """Fill the tissues of a head with the values of a look; the random draws place the lime."""
-    fluid = _wider(tissues, look, random)
+    fluid = wider(tissues, look.ventricle_growth_mm, look.sulcus_growth, random)
     rest = (1 - fluid) / np.maximum(tissues.grey + tissues.white, 1e-3)
     solid = np.clip(rest, 0, None) * (look.grey * tissues.grey + look.white * tissues.white)
     hu = np.where(tissues.grey + tissues.white > 1e-3, solid, 0) + look.fluid * fluid
@@ -45,21 +43,6 @@ def head_of(tissues: Tissues, look: Look, random: np.random.Generator) -> Head:
     for share, value in _lime(tissues, look, random):
         hu = np.maximum(hu, share * value)
     return Head(_wrapped(np.asarray(hu, np.float32), outside, look, random), outside)
-
-
-def _wider(tissues: Tissues, look: Look, random: np.random.Generator) -> Map:
-    """Share of fluid, with ventricles, their horns and sulci as wide as in the look's age."""
-    grown = 1 / (1 + np.exp(2.5 * (tissues.ventricle_mm - look.ventricle_growth_mm)))
-    grown *= look.ventricle_growth_mm > 0.3
-    near = ndimage.gaussian_filter(tissues.fluid, 1.0)
-    sulci = tissues.fluid * (1 + look.sulcus_growth) + 0.35 * look.sulcus_growth * near
-    wide = np.maximum(sulci, grown)
-    for horn in HORNS_MM:
-        for side in (-1.0, 1.0):
-            where = np.array(horn) * (side, 1, 1) + random.normal(0, 2, 3)
-            size = np.array([0.5, 1.2, 0.5]) * look.ventricle_growth_mm * random.uniform(0.3, 1.5)
-            wide = np.maximum(wide, _blob(tissues, where, np.maximum(size, 0.1)))
-    return np.asarray(np.clip(wide, 0, 1) * tissues.brain, np.float32)
 
 
 def _outside_mm(tissues: Tissues) -> Map:
@@ -104,26 +87,18 @@ def _lime(tissues: Tissues, look: Look, random: np.random.Generator) -> list[tup
         within = np.clip(2 - tissues.ventricle_mm / 4, 0.3, 1)  # the plexus hangs in the ventricle
         size = random.uniform((2, 3, 2), (4, 8, 6))
         pieces.append(
-            (np.asarray(_blob(tissues, where, size) * within, np.float32), look.choroid_calcified)
+            (np.asarray(blob(tissues, where, size) * within, np.float32), look.choroid_calcified)
         )
         where = np.array(PALLIDUM_MM) * (side, 1, 1) + random.normal(0, 2, 3)
         size = random.uniform(2.0, 4.0, 3)
-        pieces.append((_blob(tissues, where, size), look.basal_calcified))
+        pieces.append((blob(tissues, where, size), look.basal_calcified))
     where = np.array(PINEAL_MM) + random.normal(0, 2, 3)
-    pieces.append((_blob(tissues, where, random.uniform(1.2, 2.8, 3)), look.pineal_calcified))
+    pieces.append((blob(tissues, where, random.uniform(1.2, 2.8, 3)), look.pineal_calcified))
     for _ in range(int(random.integers(1, 4))):
         where = np.array([0.0, random.uniform(-60, 50), random.uniform(45, 70)])
         size = np.array([1.0, random.uniform(3, 10), random.uniform(2, 5)])
-        pieces.append((_blob(tissues, where, size), look.falx_calcified))
+        pieces.append((blob(tissues, where, size), look.falx_calcified))
     return [(share, value) for share, value in pieces if value > 0]
-
-
-def _blob(tissues: Tissues, where: NDArray[np.float64], size: NDArray[np.float64]) -> Map:
-    x, y, z = tissues.world()
-    apart = sum(((a - c) / s) ** 2 for a, c, s in zip((x, y, z), where, size, strict=True))
-    return np.asarray(
-        np.minimum(1.8 * np.exp(-0.7 * np.asarray(apart)), 1) * tissues.brain, np.float32
-    )
 
 
 def _wrapped(hu: Map, outside: Map, look: Look, random: np.random.Generator) -> Map:

@@ -53,7 +53,8 @@ def image_of(tissues: Tissues, detail: Map, contrast: Contrast, random: np.rando
     flow = np.clip(1 + contrast.fluid_varies * smooth_field(shape, 6, random), 0.2, 2)
     fluid = contrast.fluid * flow
     image = tissues.grey * grey + tissues.white * white + tissues.fluid * fluid
-    image += contrast.detail * max(abs(contrast.grey - contrast.white), 0.05) * detail
+    solid = tissues.grey + tissues.white
+    image += contrast.detail * max(abs(contrast.grey - contrast.white), 0.05) * detail * solid
     plexus = _plexus(tissues, random) * tissues.fluid
     image += plexus * (contrast.plexus * max(contrast.grey, contrast.white) - image)
     return np.asarray(np.maximum(image, 0) * tissues.brain, np.float32)
@@ -80,7 +81,7 @@ def scanned(image: Map, brain: NDArray[np.bool_], random: np.random.Generator) -
     if random.random() < 0.5:
         # The tissues come from resampled scans of 2 mm: finer ones are sharper.
         edges = image - ndimage.gaussian_filter(image, 1.0)
-        out = np.maximum(image + random.uniform(0.0, 1.2) * edges, 0)
+        out = np.maximum(image + random.uniform(0.0, 0.9) * edges, 0)
     else:
         sigmas = np.full(3, random.uniform(0.0, 0.6))
         if random.random() < 0.7:  # thick slices

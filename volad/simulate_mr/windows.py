@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import RandSpatialCrop
 from torch import Tensor
 
+from volad.ageing import aged
 from volad.cache import read_cached
 from volad.data import Row, random_patch
 from volad.simulate_mr.contrast import draw_contrast
@@ -127,11 +128,12 @@ def draw(
         real: keep the T1's contrast as it is.
         kind: of the contrast, a name in `CONTRASTS`; None: any.
     """
-    image = (
-        t1
-        if real
-        else image_of(tissues, detail_of(tissues, t1), draw_contrast(random, kind), random)
-    )
+    image = t1
+    if not real:
+        detail = detail_of(tissues, t1)
+        # Squares: most brains are not old.
+        tissues = aged(tissues, 4 * random.random() ** 2, random.random() ** 2, random)
+        image = image_of(tissues, detail, draw_contrast(random, kind), random)
     mask = brain_of_head(tissues, random).astype(np.float32)
     image, mask = moved([image, mask], float(tissues.spacing_mm[0]), random)
     brain = mask > 0.5
