@@ -41,12 +41,12 @@ def head(image: NDArray[Any] | None = None, brain: NDArray[np.bool_] | None = No
 
 def scaled(sample: Sample) -> Sample:
     """After the intensity scale of the default bundle."""
-    scale = bundle.part(bundle.find(bundle.DEFAULT), "preprocessing").transforms[-1]
+    scale = bundle.part(bundle.find("brain_t1_ae"), "preprocessing").transforms[-1]
     out: Sample = scale(sample)
     return out
 
 
 def shipped() -> ScanCheck:
-    found = load(bundle.find(bundle.DEFAULT) / "models" / "scan_check.json")
+    found = load(bundle.find("brain_t1_ae") / "models" / "scan_check.json")
     assert found is not None
     return found

@@ -143,7 +143,7 @@ class _Known:
     """A pipeline of `intensity`, as far as fitting needs one."""
 
     def __init__(self) -> None:
-        self.preprocessing = bundle.part(bundle.find(bundle.DEFAULT), "preprocessing")
+        self.preprocessing = bundle.part(bundle.find("brain_t1_ae"), "preprocessing")
         self.network = Intensity()
 
     def infer(self, sample: Sample) -> Sample:

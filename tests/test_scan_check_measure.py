@@ -143,7 +143,7 @@ def test_variation_is_mild_random_and_seeded() -> None:
 def real(name: str) -> Sample:
     """A real scan, preprocessed up to the intensity scale."""
     sample: Sample = {"image": Scan(DATA / name, name.split(".")[0])}
-    for step in bundle.part(bundle.find(bundle.DEFAULT), "preprocessing").transforms[:-1]:
+    for step in bundle.part(bundle.find("brain_t1_ae"), "preprocessing").transforms[:-1]:
         sample = step(sample)
     return sample
 
