@@ -83,7 +83,8 @@ def _simulated(
         for row in rows
     ]
     made = write_scans(healthy, folder / f"{data.name}_simulated", cache_dir)
-    return _rows(DataSet(data.name, made, made.parent, by=data.by))
+    by = () if data.synthetic is not None else data.by  # which may be columns of the suite
+    return _rows(DataSet(data.name, made, made.parent, by=by))
 
 
 def _scan(row: Mapping[str, str]) -> Scan:
