@@ -83,6 +83,7 @@ def test_every_run_has_a_row_that_names_what_made_it(done: tuple[Path, Path]) ->
         made_by = json.loads((out / row["made_by"]).read_text())
         assert made_by["bundle"]["weights_sha256"]
         assert row["seconds_a_scan"] > row["model_seconds_a_scan"] > 0
+        assert row["parameters"] > 0
     evaluation = json.loads((out / data["evaluation"]).read_text())
     for row in data["rows"]:
         assert (
@@ -130,8 +131,8 @@ def test_called_again_it_makes_only_what_is_missing(
     assert (kept.stat().st_mtime_ns, weights.stat().st_mtime_ns) == before
     assert gone.exists()
     # All but the seconds, of which the new scan has its own.
-    rows = [line.rsplit("|", 2)[0] for line in (out / "benchmark.md").read_text().splitlines()]
-    assert rows == [line.rsplit("|", 2)[0] for line in text.splitlines()]
+    rows = [line.rsplit("|", 3)[0] for line in (out / "benchmark.md").read_text().splitlines()]
+    assert rows == [line.rsplit("|", 3)[0] for line in text.splitlines()]
 
 
 def test_results_of_another_threshold_are_made_anew(

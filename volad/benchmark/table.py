@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from volad import bundle
 from volad.benchmark.data import Ready
 from volad.benchmark.run import Run
 from volad.evaluate.numbers import number, written
@@ -87,6 +88,7 @@ def _row(run: Run, evaluation: Mapping[str, Any], folder: Path) -> dict[str, Any
         "seconds_a_scan": float(np.mean([sum(s["seconds"].values()) for s in sidecars])),
         "model_seconds_a_scan": float(np.mean([s["seconds"]["model"] for s in sidecars])),
         "flagged": sum(bool(s["flags"]) for s in sidecars),
+        "parameters": sum(p.numel() for p in bundle.part(run.root, "network_def").parameters()),
     }
 
 
@@ -150,13 +152,17 @@ def markdown(facts: Mapping[str, Any]) -> str:
 def _table(data: Mapping[str, Any]) -> list[str]:
     keys = [key for key in SHOWN if any(_value(row, key) for row in data["rows"])]
     heads = [f"{number(k).label}{f' [{u}]' if (u := number(k).unit) else ''}" for k in keys]
-    lines = ["| " + " | ".join(["run", *heads, "s a scan"]) + " |", "|---" * (len(keys) + 2) + "|"]
+    lines = ["| " + " | ".join(["run", *heads, "parameters", "s a scan", "of it the model"]) + " |"]
+    lines += ["|---" * (len(keys) + 4) + "|"]
     for row in data["rows"]:
         cells = [written(key, row["metrics"].get(key)) for key in keys]
-        lines.append("| " + " | ".join([row["run"], *cells, f"{row['seconds_a_scan']:.1f}"]) + " |")
+        cells += [f"{row['parameters']:,}", f"{row['seconds_a_scan']:.1f}"]
+        cells += [f"{row['model_seconds_a_scan']:.2f}"]
+        lines.append("| " + " | ".join([row["run"], *cells]) + " |")
     for row in data["seeds"]:
         cells = [_range(key, row["metrics"].get(key)) for key in keys]
-        lines.append(f"| {row['detector']}, {row['seeds']} seeds | " + " | ".join(cells) + " | |")
+        name = f"{row['detector']}, {row['seeds']} seeds"
+        lines.append("| " + " | ".join([name, *cells, "", "", ""]) + " |")
     return lines
 
 
