@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 #: The bundle that `volad segment` uses when none is named.
-DEFAULT = "brain_t1_ae"
+DEFAULT = "brain_mr_any"
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from volad import bundle
 from volad.commands.arguments import at_least, set_threads
 
 __all__ = ["add_arguments", "run"]
+
+#: The shipped bundle for T1, which scans to train on mostly are.
+T1 = "brain_t1_ae"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add its arguments."""
     add = parser.add_argument
-    add("-b", "--bundle", default=bundle.DEFAULT,
-        help=f"whose steps prepare the scans [{bundle.DEFAULT}]")  # fmt: skip
+    add("-b", "--bundle", default=T1,
+        help=f"whose steps prepare the scans [{T1}]")  # fmt: skip
     add("--manifest", required=True, type=Path,
         help="CSV of healthy scans: subject, split, image, sha256")  # fmt: skip
     add("--data-dir", required=True, type=Path, help="folder that the manifest's paths start at")
