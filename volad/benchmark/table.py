@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -174,7 +175,9 @@ def _curve_tables(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]
             continue
         shares = {tuple(cell["group"]): f"{cell['found']} of {cell['lesions']}" for cell in cells}
         contrasts = sorted({contrast for contrast, _ in shares})
-        sizes = list(dict.fromkeys(size for _, size in shares))
+        sizes = sorted(
+            {size for _, size in shares}, key=lambda size: int(re.findall(r"\d+", size)[0])
+        )
         lines += [
             f"\n{run}: painted lesions found, by contrast (white minus grey matter is 1) and mm³\n"
         ]
