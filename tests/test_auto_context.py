@@ -132,7 +132,9 @@ def test_the_second_look_knows_more(tmp_path: Path) -> None:
 
 def test_windows_without_brain_teach_nothing() -> None:
     method, air = tiny(), torch.zeros(2, 1, 16, 16, 16)
-    assert list(method._learn(0, air)) == []
+    updates = list(method._learn(0, air))
+    assert [float(loss.detach()) for _, loss in updates] == [0.0] * method.updates
+    assert not method._network(0).count
     assert float(method.validation_loss(air)) == 0.0
 
 

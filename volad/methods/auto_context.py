@@ -60,7 +60,7 @@ class AutoContext(Method):
         "ema": 0,
         "lr": 3e-3,
         "schedule": "cosine",
-        "epochs": 5,
+        "epochs": 4,
         "patience": 0,
         "amp": False,
     }
@@ -129,14 +129,16 @@ class AutoContext(Method):
 
     def _learn(self, number: int, x: Tensor) -> Iterator[Update]:
         """Updates of one network on voxels drawn from windows `(B, C, *S)`."""
-        values, label = self._drawn(x, number)
-        if not len(label):
-            return
         network = self._network(number)
-        network.measure(values)
+        values, label = self._drawn(x, number)
+        learns = len(label) > 0
+        if learns:
+            network.measure(values)
+        else:  # on several GPUs all must make as many updates
+            values, label = values.new_zeros(1, network.size), label.new_zeros(1)
         for _ in range(self.updates):
             some = torch.randint(len(label), (self.rows,), device=x.device)
-            yield "passes", _loss(network(values[some]), label[some])
+            yield "passes", learns * _loss(network(values[some]), label[some])
 
     def _finish(self, number: int) -> None:
         self.finished.fill_(number + 1)
