@@ -175,8 +175,8 @@ def test_opens_without_errors_or_requests(browser: Chrome, path: Path) -> None:
         if m["method"] == "Network.requestWillBeSent"
     ]
     assert [u for u in urls if u.startswith("file:")] == [path.as_uri()]
-    # chrome: the blank tab that the browser opens with; it is no request to anywhere.
-    assert {u.split(":")[0] for u in urls} <= {"file", "data", "blob", "chrome"}
+    # chrome, chrome-untrusted: the tab that the browser opens with; no request to anywhere.
+    assert {u.split(":")[0] for u in urls} <= {"file", "data", "blob", "chrome", "chrome-untrusted"}
     assert browser.find_element("tag name", "h1").text == "phantom & <co>"
 
 
