@@ -84,15 +84,16 @@ def paint(
             blobs = _layers(brain, change)
         else:
             blobs = _blobs(brain, likely, change)
-        painted.append(_window(x, index, blobs))
+        painted.append(_window(x, index, brain, blobs))
     image, label, sure = (torch.stack(list(part)) for part in zip(*painted, strict=True))
     return Painted(image, label, sure)
 
 
-def _window(x: Tensor, index: int, blobs: Iterable[_Blob]) -> tuple[Tensor, Tensor, Tensor]:
+def _window(
+    x: Tensor, index: int, brain: Tensor, blobs: Iterable[_Blob]
+) -> tuple[Tensor, Tensor, Tensor]:
     """One window `(C, X, Y, Z)` with anomalies, its label and where that is sure."""
     own = x[index]
-    brain = (own != 0).any(dim=0)
     share = torch.zeros(brain.shape, device=x.device)
     image = own.clone()
     for blob in blobs:

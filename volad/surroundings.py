@@ -7,7 +7,7 @@ what is anomalous in any contrast; none of it has to be learned.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -82,14 +82,14 @@ def surroundings(x: Tensor, known: Tensor | None = None, mirror: bool = False) -
     """
     image = x.flatten(0, 1)[:, None]
     brain = brain_of(x).repeat_interleave(x.shape[1], dim=0)
-    out = list(_brightness(image, brain))
+    means = [local_mean(image, brain, scale) for scale in SCALES]
+    out = list(_brightness(image, brain, means))
     if mirror:
         both = brain * brain.flip(2)
-        for own, other in ((0.7, 1.5), (3.0, 3.0)):
-            there = local_mean(image, brain, other).flip(2)
-            out.append((local_mean(image, brain, own) - there) * both)
+        closest, small, middle = means[:3]
+        out += [(closest - small.flip(2)) * both, (middle - middle.flip(2)) * both]
     if known is not None:
-        out += _tissues(image, brain, known)
+        out += _tissues(image, brain, known, means[0])
     channels = torch.cat(out, dim=1).reshape(len(x), -1, *x.shape[2:])
     if known is not None:
         channels = torch.cat([channels, known.expand(len(x), -1, -1, -1, -1)], dim=1)
@@ -112,9 +112,11 @@ def score_surroundings(logits: Tensor, brain: Tensor, mirror: bool = False) -> T
     return torch.cat(out, dim=1) * brain
 
 
-def _brightness(image: Tensor, brain: Tensor) -> Iterable[Tensor]:
-    """Channels `(N, 1, X, Y, Z)` of images `(N, 1, X, Y, Z)` that need neither place nor sides."""
-    means = [local_mean(image, brain, scale) for scale in SCALES]
+def _brightness(image: Tensor, brain: Tensor, means: Sequence[Tensor]) -> Iterable[Tensor]:
+    """Channels `(N, 1, X, Y, Z)` that need neither place nor sides; `means` are those of `SCALES`.
+
+    All are of images `(N, 1, X, Y, Z)`.
+    """
     closest, _, middle, large, widest = means
     yield from (image, closest, *(image - mean for mean in means), closest - middle)
     for mean, scale in ((middle, 3.0), (widest, 12.0)):
@@ -130,10 +132,12 @@ def _brightness(image: Tensor, brain: Tensor) -> Iterable[Tensor]:
     yield from (blur(brain, 2.0), blur(brain, 5.0))
 
 
-def _tissues(image: Tensor, brain: Tensor, known: Tensor) -> list[Tensor]:
-    """For each tissue its brightness in the scan, and what each voxel is above it, hereabouts."""
+def _tissues(image: Tensor, brain: Tensor, known: Tensor, near: Tensor) -> list[Tensor]:
+    """For each tissue its brightness in the scan, and what `near` is above it, hereabouts.
+
+    `near` is the mean of each voxel's closest surroundings.
+    """
     grey, white = known[:, :1], known[:, 1:2]
-    near = local_mean(image, brain, SCALES[0])
     out = []
     for tissue in (grey, white, (1 - grey - white).clamp(min=0)):
         weight = brain * tissue**2
@@ -190,13 +194,14 @@ def second_differences(image: Tensor, step: int) -> list[Tensor]:
         x, y, z = step + x, step + y, step + z
         return wide[:, :, x : x + nx, y : y + ny, z : z + nz]
 
-    least = most = total = torch.zeros_like(image)
-    for count, axis in enumerate(AXES):
+    least = torch.full_like(image, math.inf)
+    most, total = -least, torch.zeros_like(image)
+    for axis in AXES:
         length = math.hypot(*axis)
         there = [round(step * a / length) for a in axis]
         bend = image - (moved(*there) + moved(*(-a for a in there))) / 2
-        least = torch.minimum(least, bend) if count else bend
-        most = torch.maximum(most, bend) if count else bend
+        least = torch.minimum(least, bend)
+        most = torch.maximum(most, bend)
         total = total + bend
     return [least, most, total / len(AXES)]
 
