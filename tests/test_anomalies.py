@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from volad import anomalies
-from volad.anomalies import FILLS, paint
+from volad.anomalies import FILLS, fills, paint, places
 
 SHAPE = (24, 28, 20)
 
@@ -22,10 +22,10 @@ def healthy(count: int = 2, channels: int = 1) -> Tensor:
 
 def only(monkeypatch: pytest.MonkeyPatch, case: str, fill: str | None = None) -> None:
     """Draw one case, and one way to fill, alone."""
-    chosen = {name: (float(name == case), *rest) for name, (_, *rest) in anomalies.CASES.items()}
-    monkeypatch.setattr(anomalies, "CASES", chosen)
+    chosen = {name: (float(name == case), *rest) for name, (_, *rest) in places.CASES.items()}
+    monkeypatch.setattr(places, "CASES", chosen)
     if fill is not None:
-        monkeypatch.setattr(anomalies, "FILLS", {name: float(name == fill) for name in FILLS})
+        monkeypatch.setattr(fills, "FILLS", {name: float(name == fill) for name in FILLS})
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -119,16 +119,16 @@ def test_poisson_blending_is_harmonic_and_meets_its_surroundings() -> None:
     other = torch.full_like(own, 0.7)
     share = torch.zeros(own.shape[1:])
     share[3:8, 3:8, 3:8] = 1
-    blob = anomalies._Blob((slice(None),) * 3, share, share, 0.3, anomalies._poisson)
-    found = anomalies._poisson(own, other, share, blob)
+    blob = fills.Blob((slice(None),) * 3, share, share, 0.3, fills.poisson)
+    found = fills.poisson(own, other, share, blob)
     torch.testing.assert_close(found, own, atol=2e-3, rtol=0)
 
 
 def test_deformation_keeps_constant_tissue(monkeypatch: pytest.MonkeyPatch) -> None:
     own = torch.full((1, 9, 9, 9), 0.6)
     depth = torch.rand(9, 9, 9)
-    blob = anomalies._Blob((slice(None),) * 3, depth, depth, 0.3, anomalies._deformation)
-    torch.testing.assert_close(anomalies._deformation(own, own, depth, blob), own)
+    blob = fills.Blob((slice(None),) * 3, depth, depth, 0.3, fills.deformation)
+    torch.testing.assert_close(fills.deformation(own, own, depth, blob), own)
 
 
 def test_layers_lie_along_the_surface() -> None:
@@ -145,6 +145,23 @@ def test_layers_lie_along_the_surface() -> None:
         deep += int(found.label[0, 0][middle].sum())
     assert labelled > 500
     assert deep < 0.02 * labelled
+
+
+def test_pools_fill_the_fluid_alone_and_are_brighter_than_tissue() -> None:
+    x = healthy(1)
+    fluid = torch.zeros_like(x, dtype=torch.bool)
+    fluid[..., 8:12, 8:20, 6:14] = True
+    x[fluid] = 0.2
+    labelled = 0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        found = paint(x, spaces=1.0)
+        inside = found.label > 0
+        labelled += int(inside.sum())
+        assert not inside[~fluid].any()
+        assert (found.image[inside] > 0.55).all()
+        torch.testing.assert_close(found.image[~fluid], x[~fluid])
+    assert labelled > 100
 
 
 def test_a_change_can_be_asked_for() -> None:

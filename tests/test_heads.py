@@ -30,6 +30,18 @@ def test_mean_and_spread_are_numpys() -> None:
     np.testing.assert_allclose(head.std, array.std(axis=0), rtol=1e-4)
 
 
+def test_of_brains_only_a_voxel_counts_the_scans_with_brain_there() -> None:
+    scans = torch.zeros(3, 2, *GRID)
+    scans[:2, :, 1:] = values(2)[:, :, 1:]
+    scans[0, :, 2] = 0
+    head = VoxelNormal(2, GRID, floor=0.1, brain_only=True)
+    for scan in scans:
+        head.update(scan[None])
+    torch.testing.assert_close(head.mean[:, 1], scans[:2, :, 1].mean(dim=0))
+    torch.testing.assert_close(head.mean[:, 2], scans[1, :, 2])
+    assert not head.mean[:, 0].any()
+
+
 def test_the_score_is_the_standard_score_with_a_floor_under_the_spread() -> None:
     array = values().numpy()
     expected = (array - array.mean(axis=0)) / (array.std(axis=0) + 0.1)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from volad.tensors import brain_of
+
 __all__ = ["VoxelNormal"]
 
 
@@ -18,25 +20,30 @@ class VoxelNormal(nn.Module):
         grid: spatial shape.
         floor: added to the standard deviation, in units of the values, so that few scans do not
             make a voxel infinitely sure.
+        brain_only: values are images, and a voxel counts the scans that have brain there; else what
+            lies outside counts as 0.
     """
 
     count: Tensor
     total: Tensor
     squares: Tensor
 
-    def __init__(self, channels: int, grid: Sequence[int], floor: float) -> None:
+    def __init__(
+        self, channels: int, grid: Sequence[int], floor: float, brain_only: bool = False
+    ) -> None:
         super().__init__()
         if floor <= 0:
             raise ValueError(f"floor must be above 0, got {floor}")
         self.floor = floor
-        self.register_buffer("count", torch.zeros(()))
+        self.brain_only = brain_only
+        self.register_buffer("count", torch.zeros((1, *grid) if brain_only else ()))
         self.register_buffer("total", torch.zeros(channels, *grid))
         self.register_buffer("squares", torch.zeros(channels, *grid))
 
     def update(self, values: Tensor) -> None:
         """Take in healthy values `(B, C, *grid)`."""
         self._check(values)
-        self.count += len(values)
+        self.count += brain_of(values).sum(dim=0) if self.brain_only else len(values)
         self.total += values.sum(dim=0)
         self.squares += values.square().sum(dim=0)
 

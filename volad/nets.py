@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,7 @@ from monai.networks.blocks import Convolution, SubpixelUpsample, UpSample
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from volad.dense_code import DenseCode
 from volad.tensors import crop, divisible
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "coarse_grid",
 ]
 
+#: Of the leaky rectifiers.
+SLOPE = 0.1
 #: Of networks with a critic: batch statistics would spoil its penalty, and averaged weights.
 INSTANCE = ("instance", {"affine": True})
 
@@ -46,6 +50,9 @@ class ConvAutoencoder(nn.Module):
         grid: spatial shape of the input: given for the dense bottleneck, None for the spatial one.
         dropout: channel dropout of the bottleneck while training.
         bottleneck: in place of those two, a module from and to `(B, channels[-1], *coarse)`.
+        normalise: with group normalisation; without it and without a bias in any layer but those at
+            the ends of the code, what comes out grows with what goes in, as deviations from a mean
+            should: normalised, a scan that hardly deviates looks like one that does.
     """
 
     def __init__(
@@ -59,32 +66,34 @@ class ConvAutoencoder(nn.Module):
         grid: Sequence[int] | None = None,
         dropout: float = 0.0,
         bottleneck: nn.Module | None = None,
+        normalise: bool = True,
     ) -> None:
         super().__init__()
+        conv = partial(_conv, spatial_dims, normalise)
         self.factor = 2 ** len(channels)
         levels = [in_channels, *channels]
         self.encoder = nn.Sequential()
         self.decoder = nn.Sequential()
         for before, after in pairwise(levels):
-            self.encoder.append(_conv(spatial_dims, before, after, stride=2))
+            self.encoder.append(conv(before, after, 2))
             for _ in range(convs - 1):
-                self.encoder.append(_conv(spatial_dims, after, after))
+                self.encoder.append(conv(after, after))
         if bottleneck is not None:
             self.bottleneck = bottleneck
         elif grid is None:
             self.bottleneck = _spatial_code(spatial_dims, channels[-1], code, dropout)
         else:
             coarse = coarse_grid(grid, self.factor)
-            self.bottleneck = _DenseCode(spatial_dims, channels[-1], code, coarse, dropout)
+            self.bottleneck = DenseCode(spatial_dims, channels[-1], code, coarse, dropout)
         up = list(reversed(channels))
         for before, after in pairwise(up):
-            self.decoder.append(_conv(spatial_dims, before, after))
+            self.decoder.append(conv(before, after))
             self.decoder.append(
                 UpSample(spatial_dims, after, after, 2, mode="nontrainable", interp_mode="linear")
             )
             for _ in range(convs - 1):
-                self.decoder.append(_conv(spatial_dims, after, after))
-        self.decoder.append(_conv(spatial_dims, channels[0], channels[0]))
+                self.decoder.append(conv(after, after))
+        self.decoder.append(conv(channels[0], channels[0]))
         self.out = SubpixelUpsample(spatial_dims, channels[0], out_channels, scale_factor=2)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -108,28 +117,6 @@ def coarse_grid(grid: Sequence[int], factor: int) -> tuple[int, ...]:
     return tuple(n // factor for n in grid)
 
 
-class _DenseCode(nn.Module):
-    """B3 "dense": 1x1 convolution to an eighth of the channels, then one vector per window."""
-
-    def __init__(
-        self, spatial_dims: int, channels: int, code: int, grid: Sequence[int], dropout: float
-    ) -> None:
-        super().__init__()
-        thin = max(channels // 8, 1)
-        self.shape = (thin, *grid)
-        size = math.prod(self.shape)
-        self.squeeze = Convolution(spatial_dims, channels, thin, kernel_size=1, conv_only=True)
-        self.encode = nn.Linear(size, code)
-        self.dropout = nn.Dropout(dropout)
-        self.decode = nn.Linear(code, size)
-        self.expand = Convolution(spatial_dims, thin, channels, kernel_size=1, conv_only=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        code = self.dropout(self.encode(self.squeeze(x).flatten(1)))
-        y: Tensor = self.expand(self.decode(code).view(-1, *self.shape))
-        return y
-
-
 def _spatial_code(spatial_dims: int, channels: int, code: int, dropout: float) -> nn.Module:
     drop = {2: nn.Dropout2d, 3: nn.Dropout3d}[spatial_dims]
     return nn.Sequential(
@@ -139,16 +126,22 @@ def _spatial_code(spatial_dims: int, channels: int, code: int, dropout: float) -
     )
 
 
-def _conv(spatial_dims: int, before: int, after: int, stride: int = 1) -> nn.Module:
+def _conv(
+    spatial_dims: int, normalise: bool, before: int, after: int, stride: int = 1
+) -> nn.Module:
     conv: nn.Module = Convolution(
         spatial_dims,
         before,
         after,
         strides=stride,
-        norm=("group", {"num_groups": math.gcd(8, after)}),
-        act=("leakyrelu", {"negative_slope": 0.1}),
+        norm=("group", {"num_groups": math.gcd(8, after)}) if normalise else None,
+        act=("leakyrelu", {"negative_slope": SLOPE}),
         bias=False,
     )
+    if not normalise:  # then each layer has to keep the spread by itself
+        for layer in conv.modules():
+            if isinstance(layer, nn.Conv2d | nn.Conv3d):
+                nn.init.kaiming_normal_(layer.weight, a=SLOPE)
     return conv
 
 

@@ -5,9 +5,9 @@ emergency head CT volumes", SPIE Medical Imaging 2018; the dense and spatial bot
 et al., "Autoencoders for unsupervised anomaly segmentation in brain MR images: a comparative
 study", Medical Image Analysis 69 (2021); corruption after Vincent et al. (JMLR 2010) and Kascenas
 et al. (MIDL 2022). Differs from them: strided convolutions with group normalisation; loss and score
-are taken inside the brain only; on aligned volumes the network may start from the mean healthy scan
-and explain what deviates from it, and the residual may be standardised voxel by voxel with the
-residuals of healthy scans.
+are taken inside the brain only; a dense code starts from principal components (`DenseCode`); on
+aligned volumes the network may explain what deviates from the mean healthy scan, and the residual
+may be standardised voxel by voxel with the residuals of healthy scans.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from volad.corrupt import CORRUPTIONS, corrupt
+from volad.dense_code import DenseCode
 from volad.heads import VoxelNormal
 from volad.methods._base import Reconstruction, Stage, Update
 from volad.nets import ConvAutoencoder
@@ -36,15 +37,16 @@ class AE(Reconstruction):
         features: feature channels of each level; each level halves the resolution.
         convs: convolutions per level.
         bottleneck: `spatial` keeps a coarse map of codes; `dense` has one vector for the window
-            and needs `grid`.
+            and needs `grid`; it is trained twice as long, first without the code.
         code: channels of the spatial code, or length of the dense one.
         grid: spatial shape of aligned whole volumes, in voxels; None for patches and slices.
         standardise: divide residuals by their healthy spread at each voxel; needs `grid`.
         floor: added to that spread, in units of the image.
         mirror: take atlas and spread from every scan and its mirror image (first spatial axis), for
             grids that are symmetric about the middle, as MNI152's is: twice the scans for free.
-        atlas: the mean healthy scan is a second input, and the network's output is added to it, so
-            that the code only has to hold what makes this brain differ; needs `grid`.
+        atlas: the network, then without normalisation, takes and gives what deviates from the mean
+            healthy scan, so that the code only has to hold what makes this brain differ; needs
+            `grid`.
         trust: with `atlas`, how far the counterpart goes from the mean healthy scan (0) to the
             network's answer (1). Less than 1 keeps lesions that look like a healthy variant, as
             those beside the ventricles do, from being explained away.
@@ -86,28 +88,43 @@ class AE(Reconstruction):
             raise ValueError(f"trust must be above 0 and at most 1, got {trust}")
         super().__init__(residual, grid, standardise, floor, channels, mirror)
         self.trust = trust
-        self.atlas = VoxelNormal(channels, grid, floor) if atlas and grid is not None else None
+        self.atlas = None
+        if atlas and grid is not None:
+            self.atlas = VoxelNormal(channels, grid, floor, brain_only=True)
         self.corruption = corruption
         self.amount = amount
         self.loss = loss
         self.net = ConvAutoencoder(
             spatial_dims,
-            2 * channels if atlas else channels,
+            channels,
             channels,
             features,
             convs,
             code,
             grid if bottleneck == "dense" else None,
             dropout,
+            normalise=not atlas,
         )
 
     def stages(self) -> Sequence[Stage]:
-        learn = super().stages()
-        return learn if self.atlas is None else [Stage(self._average, 1, learns=False), *learn]
+        stages = list(super().stages())
+        code = self.net.bottleneck
+        if isinstance(code, DenseCode):
+            learn = stages[0]
+            stages[:1] = [learn, Stage(self._study, 1, code.close, learns=False), learn]
+        if self.atlas is not None:
+            stages.insert(0, Stage(self._average, 1, learns=False))
+        return stages
 
     def _average(self, x: Tensor) -> Iterator[Update]:
         assert self.atlas is not None
         self.atlas.update(self.mirrored(x))
+        yield from ()
+
+    def _study(self, x: Tensor) -> Iterator[Update]:
+        code = self.net.bottleneck
+        assert isinstance(code, DenseCode)
+        code.measure(self.net.encode(self._deviation(self.mirrored(x))))
         yield from ()
 
     def training_step(self, x: Tensor) -> Iterator[Update]:
@@ -124,12 +141,12 @@ class AE(Reconstruction):
         return x_hat * brain_of(x)
 
     def _rebuild(self, x: Tensor) -> Tensor:
-        if self.atlas is None:
-            alone: Tensor = self.net(x)
-            return alone.to(x.dtype)
-        mean = self.atlas.mean.expand_as(x)
-        change: Tensor = self.net(torch.cat([x, mean], dim=1))
-        return mean + change.to(x.dtype)
+        x_hat: Tensor = self.net(self._deviation(x)).to(x.dtype)
+        return x_hat if self.atlas is None else x_hat + self.atlas.mean
+
+    def _deviation(self, x: Tensor) -> Tensor:
+        """What the network sees of windows: with `atlas`, their deviation from the mean scan."""
+        return x if self.atlas is None else (x - self.atlas.mean) * brain_of(x)
 
     def _error(self, x_hat: Tensor, x: Tensor) -> Tensor:
         difference = x_hat - x

@@ -29,11 +29,15 @@ class Look:
         membrane: share of a voxel of 2 mm that they fill.
         tent_shift_mm: how much higher than usual the tentorium stands.
         sinus_mm: half of the width of the venous sinuses.
+        sinus_shift_mm: how much higher than usual the transverse sinuses run.
+        artery_mm: radius of the arteries at the brain's base; they hold `blood`.
         bone: of the skull.
         skull_mm: its thickness.
         scalp_mm: of fat and skin outside it.
         ventricle_growth_mm: by how much the ventricles are wider than the T1's.
         sulcus_growth: by how much the sulci are wider, as a share.
+        gap_mm: between the brain's surface and the bone: fluid, dura and sinuses.
+        rim_fluid_mm: of fluid between the brain and the skull, over the front of the head.
         falx_calcified: HU of calcified pieces of the falx; 0: none.
         choroid_calcified: of the choroid plexus.
         pineal_calcified: of the pineal gland.
@@ -55,11 +59,15 @@ class Look:
     membrane: float
     tent_shift_mm: float
     sinus_mm: float
+    sinus_shift_mm: float
+    artery_mm: float
     bone: float
     skull_mm: float
     scalp_mm: float
     ventricle_growth_mm: float
     sulcus_growth: float
+    gap_mm: float
+    rim_fluid_mm: float
     falx_calcified: float
     choroid_calcified: float
     pineal_calcified: float
@@ -93,12 +101,16 @@ def draw_look(random: np.random.Generator) -> Look:
         dura=random.uniform(45, 75),
         membrane=random.uniform(0.3, 0.9),
         tent_shift_mm=random.normal(0, 3),
-        sinus_mm=random.uniform(3.0, 6.0),
+        sinus_mm=random.uniform(3.0, 7.0),
+        sinus_shift_mm=random.normal(0, 3),
+        artery_mm=random.uniform(0.8, 2.4),
         bone=random.uniform(600, 1300),
         skull_mm=random.uniform(3.5, 9.0),
         scalp_mm=random.uniform(4.0, 12.0),
         ventricle_growth_mm=6.0 * old,
         sulcus_growth=0.8 * old,
+        gap_mm=random.uniform(0.5, 3.5),
+        rim_fluid_mm=random.uniform(0, 5) * old,
         falx_calcified=sometimes(0.12, 90, 300),
         choroid_calcified=sometimes(0.45 + 0.4 * old, 60, 250),
         pineal_calcified=sometimes(0.6, 60, 300),

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from volad import distributed
 from volad.data import Row
+from volad.preprocess.align import load_template
 from volad.simulate_ct.head import head_of
 from volad.simulate_ct.look import draw_look
 from volad.simulate_ct.scanner import artefacts, blurred, noise_like
@@ -32,7 +33,7 @@ BASE_MM = (((0, -4, -34), (18, 16, 12)), ((0, 50, -26), (12, 8, 7)))
 
 
 def on_grid(tissues: Tissues, random: np.random.Generator) -> tuple[Map, NDArray[np.bool_]]:
-    """One CT of a head on the tissues' own grid, `(X, Y, Z)` in HU, and a brain mask as found.
+    """One CT of a head on the MNI152 grid, `(X, Y, Z)` in HU, and a brain mask as found.
 
     The head is a little out of place and the mask a little off, as after extraction and alignment.
     """
@@ -48,9 +49,10 @@ def on_grid(tissues: Tissues, random: np.random.Generator) -> tuple[Map, NDArray
     hu = ndimage.affine_transform(hu, matrix, offset, order=1, mode="nearest")
     outside = ndimage.affine_transform(head.outside_mm, matrix, offset, order=1, mode="nearest")
     hu += noise_like(hu.shape, spacing, look, look.slice_mm, noise, random)
-    brain = _found_mask(outside, spacing, random)
-    bone = (hu > BONE_HU) & (outside > -EDGE_MM)
-    return np.asarray(hu, np.float32), brain & ~bone
+    brain = _found_mask(outside - look.gap_mm, spacing, random)
+    bone = (hu > BONE_HU) & (outside > look.gap_mm - EDGE_MM)
+    inside = load_template().t1 > 0  # as `volad.preprocess.ct.InsideTemplate` cuts
+    return np.asarray(hu, np.float32), brain & ~bone & inside
 
 
 def _with_base(tissues: Tissues, random: np.random.Generator) -> Tissues:
@@ -84,12 +86,12 @@ def _jitter(
 
 
 def _found_mask(
-    outside: NDArray[np.floating[Any]], spacing_mm: NDArray[np.float64], random: np.random.Generator
+    beyond: NDArray[np.floating[Any]], spacing_mm: NDArray[np.float64], random: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """The mask that an extraction finds: its edge up to some millimetres in or out."""
-    rough = ndimage.gaussian_filter(random.standard_normal(outside.shape), 5.0 / spacing_mm)
+    """The mask that an extraction finds, which ends near the bone, `beyond` 0 mm."""
+    rough = ndimage.gaussian_filter(random.standard_normal(beyond.shape), 5.0 / spacing_mm)
     rough *= random.uniform(0.2, 1.2) / max(float(rough.std()), 1e-6)
-    return np.asarray(outside + rough < random.uniform(-1.5, 1.0), bool)
+    return np.asarray(beyond + rough < random.uniform(-2.5, 1.0), bool)
 
 
 class SimulatedSet:

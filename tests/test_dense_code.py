@@ -1,0 +1,117 @@
+"""The dense bottleneck: closed it is one, it starts from principal components, and it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from volad.dense_code import DenseCode
+from volad.methods.ae import AE
+from volad.train import Trainer
+
+GRID = (16, 16, 16)
+
+
+def features(count: int, rank: int, seed: int = 0) -> Tensor:
+    """`(count, 8, 2, 2, 2)` that lie in a plane of `rank` dimensions away from 0."""
+    draws = torch.Generator().manual_seed(seed)
+    basis = torch.randn(rank, 64, generator=torch.Generator().manual_seed(9))
+    rows = torch.randn(count, rank, generator=draws) @ basis + 3.0
+    return rows.view(count, 8, 2, 2, 2)
+
+
+def passed(code: DenseCode, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return code(x).flatten(1)
+
+
+def closed(x: Tensor, code: int, batch: int) -> DenseCode:
+    torch.manual_seed(0)
+    made = DenseCode(3, 8, code, (2, 2, 2)).eval()
+    for part in x.split(batch):
+        made.measure(part)
+    made.close()
+    return made
+
+
+def test_open_it_lets_everything_pass_and_closed_as_much_as_the_code_holds() -> None:
+    x = features(40, 7)
+    code = DenseCode(3, 8, 3, (2, 2, 2)).eval()
+    ranks = [torch.linalg.matrix_rank(passed(code, x) - passed(code, x).mean(dim=0), rtol=1e-4)]
+    code.measure(x)
+    code.close()
+    ranks.append(torch.linalg.matrix_rank(passed(code, x) - passed(code, x).mean(dim=0), rtol=1e-4))
+    assert [int(rank) for rank in ranks] == [7, 3]
+
+
+@pytest.mark.parametrize("batch", [2, 5, 40])
+def test_a_code_as_long_as_the_features_differ_loses_nothing(batch: int) -> None:
+    x = features(40, 4)
+    code = closed(x, 4, batch)
+    still_open = DenseCode(3, 8, 4, (2, 2, 2)).eval()
+    still_open.load_state_dict({**code.state_dict(), "closed": torch.zeros(())})
+    torch.testing.assert_close(passed(code, x), passed(still_open, x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("batch", [3, 40])
+def test_it_starts_from_the_principal_components(batch: int) -> None:
+    torch.manual_seed(0)
+    strong = features(40, 2) + 0.05 * torch.randn(40, 8, 2, 2, 2)
+    code = closed(strong, 2, batch)
+    with torch.no_grad():
+        rows = code.squeeze(strong).flatten(1)
+        _, strength, components = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)
+        alike = (code.encode.weight @ components[:2].T).abs()
+    torch.testing.assert_close(code.mean, rows.mean(dim=0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(code.strength, strength[:2], rtol=2e-2, atol=1e-3)
+    torch.testing.assert_close(alike, torch.eye(2), rtol=0, atol=2e-2)
+
+
+def test_without_features_it_has_nothing_to_start_from() -> None:
+    with pytest.raises(ValueError, match="measure features first"):
+        DenseCode(3, 8, 2, (2, 2, 2)).close()
+
+
+def test_dropout_acts_on_the_closed_code_while_training_only() -> None:
+    x = features(6, 4)
+    code = DenseCode(3, 8, 4, (2, 2, 2), dropout=0.5).eval()
+    code.measure(x)
+    code.close()
+    assert torch.equal(passed(code, x), passed(code, x))
+    assert not torch.equal(passed(code.train(), x), passed(code, x))
+
+
+class Balls:
+    """Scans `(1, 16, 16, 16)` of 1 in 0.4, with a ball whose brightness is all that differs."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        axis = torch.arange(16.0) - 7.5
+        apart = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None] ** 2
+        self.ball = torch.sigmoid((5.0 - apart.sqrt()) * 2)
+        draws = torch.Generator().manual_seed(seed)
+        self.scans = 0.4 + torch.rand(count, 1, 1, 1, 1, generator=draws) * 0.4 * self.ball
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.scans[index]
+
+    def set_epoch(self, seed: int, *, augment: bool, whole: bool = False) -> None:
+        del seed, augment, whole
+
+
+@pytest.mark.parametrize("atlas", [True, False])
+def test_counterparts_follow_what_makes_a_scan_differ(atlas: bool, tmp_path: Path) -> None:
+    """A code that is the same for all scans makes a z-score of an autoencoder."""
+    torch.manual_seed(0)
+    model = AE(features=(8, 16), convs=1, bottleneck="dense", code=2, grid=GRID, atlas=atlas)
+    Trainer(model, Balls(24, 1), None, tmp_path / "model.pt", max_epochs=12, batch=4, lr=2e-3).run()
+    x = Balls(12, 2).scans
+    with torch.no_grad():
+        x_hat = model.eval().reconstruct(x)
+    own, followed = (values - values.mean(dim=0) for values in (x, x_hat))
+    assert float((own - followed).square().mean() / own.square().mean()) < 0.5
