@@ -159,7 +159,8 @@ def test_pools_fill_the_fluid_alone_and_are_brighter_than_tissue() -> None:
         inside = found.label > 0
         labelled += int(inside.sum())
         assert not inside[~fluid].any()
-        assert (found.image[inside] > 0.55).all()
+        assert (found.image[inside] > 0.4).all()  # at least half filled
+        assert found.image[inside].median() > 0.6
         torch.testing.assert_close(found.image[~fluid], x[~fluid])
     assert labelled > 100
 
