@@ -46,6 +46,7 @@ def paint(
     change: tuple[float, float] = CHANGE,
     layers: float = 0.0,
     spaces: float = 0.0,
+    large: float = 0.0,
 ) -> Painted:
     """Paint anomalies into healthy windows `(B, C, X, Y, Z)`, 0 outside the brain, and stay there.
 
@@ -62,11 +63,12 @@ def paint(
             blood outside the brain lies there.
         spaces: share of the windows where the darkest, fluid, has become brighter than tissue, as
             CT shows blood in sulci and cisterns.
+        large: share of the windows that have a large one, more of them than a drawn window has.
     """
     painted = []
     for index in range(len(x)):
         brain = (x[index] != 0).any(dim=0)
-        special = uniform() if layers + spaces else 1.0
+        special = uniform() if layers + spaces + large else 1.0
         if not brain.any():
             blobs: Iterable[Blob] = ()
         elif special < layers:
@@ -74,7 +76,8 @@ def paint(
         elif special < layers + spaces:
             blobs = in_fluid(x[index], brain, change)
         else:
-            blobs = anywhere(brain, likely, change)
+            case = "one large" if special < layers + spaces + large else None
+            blobs = anywhere(brain, likely, change, case)
         painted.append(_window(x, index, brain, blobs))
     image, label, sure = (torch.stack(list(part)) for part in zip(*painted, strict=True))
     return Painted(image, label, sure)

@@ -27,11 +27,20 @@ CASES: dict[str, tuple[float, int, tuple[float, float]]] = {
 THICKNESS, REACH = (1.2, 5.0), (5.0, 30.0)
 
 
-def anywhere(brain: Tensor, likely: Tensor | None, changes: tuple[float, float]) -> Iterator[Blob]:
-    """The anomalies of one window, which look alike in most windows, as a patient's do."""
+def anywhere(
+    brain: Tensor, likely: Tensor | None, changes: tuple[float, float], case: str | None = None
+) -> Iterator[Blob]:
+    """The anomalies of one window, which look alike in most windows, as a patient's do.
+
+    Args:
+        brain: bool `(X, Y, Z)`.
+        likely: `(1, 1, X, Y, Z)`, where they are more frequent, or None.
+        changes: weakest and strongest change of brightness.
+        case: a name in `CASES`; None: drawn.
+    """
     names = list(CASES)
-    case = CASES[names[drawn([CASES[name][0] for name in names])]]
-    _, most, (smallest, largest) = case
+    case = case or names[drawn([CASES[name][0] for name in names])]
+    _, most, (smallest, largest) = CASES[case]
     size = float(brain.sum())
     count = int(1 + most * min(size / BRAIN, 1) * uniform() ** 2) if most else 0
     radii = smallest, max(min(largest, size ** (1 / 3) / 4), smallest)

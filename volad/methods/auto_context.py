@@ -46,6 +46,7 @@ class AutoContext(Method):
             the image; either way.
         layers: share of the windows with collections along the brain's surface in place of others.
         spaces: share of the windows with brightened fluid in place of others, for CT.
+        large: share of the windows with a large anomaly in place of others.
         anomalous: voxels drawn from the anomalies of each painted window, at most.
         healthy: voxels drawn from the rest of it, at most.
         updates: of the network for each batch of windows.
@@ -79,6 +80,7 @@ class AutoContext(Method):
         change: Sequence[float] = CHANGE,
         layers: float = 0.0,
         spaces: float = 0.0,
+        large: float = 0.0,
         anomalous: int = 3000,
         healthy: int = 9000,
         updates: int = 1000,
@@ -87,7 +89,9 @@ class AutoContext(Method):
     ) -> None:
         super().__init__()
         self.prior, self.mirror = prior, mirror
-        self.change, self.layers, self.spaces = (change[0], change[1]), layers, spaces
+        self.paint = partial(
+            paint, change=(change[0], change[1]), layers=layers, spaces=spaces, large=large
+        )
         self.anomalous, self.healthy = anomalous, healthy
         self.updates, self.rows, self.rarity = updates, rows, rarity
         known = anatomy() if prior else None
@@ -149,7 +153,7 @@ class AutoContext(Method):
     def _drawn(self, x: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Voxels of painted windows: what the network sees of them `(N, F)`, and labels `(N,)`."""
         white = None if self.known is None else self.known[:, 1:2]
-        painted = paint(x.float(), white, self.change, self.layers, self.spaces)
+        painted = self.paint(x.float(), white)
         values, labels = [], []
         for image, label, sure in zip(painted.image, painted.label, painted.sure, strict=True):
             box = (slice(None), slice(None), *brain_box(image[None]))

@@ -48,6 +48,8 @@ class Look:
         grain_mm: how far the noise hangs together, in plane.
         streaks: depth of the dark bands between the petrous bones.
         cupping: brightening towards the skull by beam hardening.
+        cupping_mm: how far in it reaches.
+        vertex: how much stronger it is below the top of the skull, where rays run along the bone.
         drift: standard deviation of what varies smoothly over centimetres.
     """
 
@@ -78,6 +80,8 @@ class Look:
     grain_mm: float
     streaks: float
     cupping: float
+    cupping_mm: float
+    vertex: float
     drift: float
 
 
@@ -95,7 +99,7 @@ def draw_look(random: np.random.Generator) -> Look:
 
     return Look(
         white=white,
-        grey=white + float(np.clip(random.normal(7.0, 1.8), 3.5, 12.0)) + 3.0 * old,
+        grey=white + float(np.clip(random.normal(8.0, 2.2), 3.5, 14.0)) + 3.0 * old,
         fluid=float(np.clip(random.normal(6.0, 4.0), -4.0, 16.0)) + 0.5 * shift,
         blood=random.uniform(45, 66),
         dura=random.uniform(45, 75),
@@ -109,8 +113,8 @@ def draw_look(random: np.random.Generator) -> Look:
         scalp_mm=random.uniform(4.0, 12.0),
         ventricle_growth_mm=6.0 * old,
         sulcus_growth=0.8 * old,
-        gap_mm=random.uniform(0.5, 3.5),
-        rim_fluid_mm=random.uniform(0, 5) * old,
+        gap_mm=0.5 + min(random.exponential(0.6), 2.5),
+        rim_fluid_mm=max(random.uniform(-4, 5), 0.0) * old,
         falx_calcified=sometimes(0.12, 90, 300),
         choroid_calcified=sometimes(0.45 + 0.4 * old, 60, 250),
         pineal_calcified=sometimes(0.6, 60, 300),
@@ -121,5 +125,7 @@ def draw_look(random: np.random.Generator) -> Look:
         grain_mm=random.uniform(1.0, 2.2),
         streaks=random.exponential(2.5),
         cupping=random.uniform(0.0, 9.0),
+        cupping_mm=random.uniform(3.0, 14.0),
+        vertex=random.uniform(0.0, 1.2),
         drift=random.uniform(0.2, 1.2),
     )

@@ -64,7 +64,8 @@ def artefacts(
     petrous = np.exp(-(((z_mm - middle) / 9) ** 2)) * np.exp(-(((y_mm + 25) / 22) ** 2))
     stripe = np.cos((y_mm - random.uniform(-35, -15)) / random.uniform(5, 9))
     bands = -look.streaks * petrous * (0.6 + 0.8 * stripe)
-    cup = look.cupping * np.exp(np.minimum(head.outside_mm, 0) / random.uniform(3.0, 9.0))
+    top = 1 + look.vertex / (1 + np.exp(-(z_mm - 50) / 6))
+    cup = look.cupping * top * np.exp(np.minimum(head.outside_mm, 0) / look.cupping_mm)
     slow = ndimage.gaussian_filter(random.standard_normal([n // 4 + 1 for n in cup.shape]), 3.0)
     zoom = [n / m for n, m in zip(cup.shape, slow.shape, strict=True)]
     drift = ndimage.zoom(slow / max(float(slow.std()), 1e-6), zoom, order=1)
