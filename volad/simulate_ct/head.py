@@ -18,6 +18,8 @@ __all__ = ["Head", "head_of"]
 AIR, FAT, SKIN = -1000.0, -85.0, 40.0
 #: Where lime is found in healthy adults.
 CHOROID_MM, PINEAL_MM, PALLIDUM_MM = (23.0, -42.0, 8.0), (0.0, -29.0, 3.0), (20.0, -4.0, 0.0)
+#: How deep the sulci of the brain's surface reach.
+SULCI_MM = 14.0
 #: Courses of the arteries of one side, MNI152 mm: carotid and middle cerebral, anterior cerebral,
 #: basilar and posterior cerebral.
 ARTERIES_MM = (
@@ -44,10 +46,11 @@ def head_of(tissues: Tissues, look: Look, random: np.random.Generator) -> Head:
     """Fill the tissues of a head with the values of a look; the random draws place the lime."""
     outside = _outside_mm(tissues)
     fluid = wider(tissues, look.ventricle_growth_mm, look.sulcus_growth, random)
+    fluid = fluid * (1 - look.fullness / (1 + np.exp(-np.clip(outside + SULCI_MM, -20, 20) / 2)))
     fluid = np.maximum(fluid, _rim_fluid(look, tissues, outside))
-    rest = (1 - fluid) / np.maximum(tissues.grey + tissues.white, 1e-3)
-    solid = np.clip(rest, 0, None) * (look.grey * tissues.grey + look.white * tissues.white)
-    hu = np.where(tissues.grey + tissues.white > 1e-3, solid, 0) + look.fluid * fluid
+    total = tissues.grey + tissues.white
+    white = np.where(total > 1e-3, tissues.white / np.maximum(total, 1e-3), 0)
+    hu = (1 - fluid) * (look.grey + white * (look.white - look.grey)) + look.fluid * fluid
     for share, value in [*_membranes(tissues, look, outside), _arteries(tissues, look)]:
         hu = hu + np.clip(share, 0, 1) * (value - hu)
     for share, value in _lime(tissues, look, random):

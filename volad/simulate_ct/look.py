@@ -36,6 +36,7 @@ class Look:
         scalp_mm: of fat and skin outside it.
         ventricle_growth_mm: by how much the ventricles are wider than the T1's.
         sulcus_growth: by how much the sulci are wider, as a share.
+        fullness: share of the sulci's fluid that is missing: in the young hardly any is seen on CT.
         gap_mm: between the brain's surface and the bone: fluid, dura and sinuses.
         rim_fluid_mm: of fluid between the brain and the skull, over the front of the head.
         falx_calcified: HU of calcified pieces of the falx; 0: none.
@@ -68,6 +69,7 @@ class Look:
     scalp_mm: float
     ventricle_growth_mm: float
     sulcus_growth: float
+    fullness: float
     gap_mm: float
     rim_fluid_mm: float
     falx_calcified: float
@@ -113,6 +115,7 @@ def draw_look(random: np.random.Generator) -> Look:
         scalp_mm=random.uniform(4.0, 12.0),
         ventricle_growth_mm=6.0 * old,
         sulcus_growth=0.8 * old,
+        fullness=sometimes(0.6, 0, 1),
         gap_mm=0.5 + min(random.exponential(0.6), 2.5),
         rim_fluid_mm=max(random.uniform(-4, 5), 0.0) * old,
         falx_calcified=sometimes(0.12, 90, 300),
