@@ -31,9 +31,9 @@ from volad.simulate_ct.scanner import noise_like
 def plain() -> Look:
     """A look without lime, noise, blur or artefacts."""
     lime = ("falx_calcified", "choroid_calcified", "pineal_calcified", "basal_calcified")
-    age = ("ventricle_growth_mm", "sulcus_growth")
+    age = ("ventricle_growth_mm", "sulcus_growth", "rim_fluid_mm", "fullness")
     nothing = dict.fromkeys((*lime, *age, "membrane", "noise", "streaks", "cupping", "drift"), 0.0)
-    fixed = {"grey": 37.0, "white": 28.0, "fluid": 7.0, "grain_mm": 1.5}
+    fixed = {"grey": 37.0, "white": 28.0, "fluid": 7.0, "grain_mm": 1.5, "gap_mm": 0.5}
     return replace(draw_look(np.random.default_rng(0)), **nothing, **fixed)
 
 
@@ -55,6 +55,40 @@ def test_each_tissue_has_its_value_and_lies_inside_skull_and_scalp() -> None:
     assert head.hu[found.brain].max() < 200, "bone inside the brain"
     assert (head.hu[(head.outside_mm > 0.6) & (head.outside_mm < 2)] > 200).all()
     assert (head.hu[head.outside_mm > 60] == AIR).all()
+
+
+def test_a_full_brain_has_less_fluid_in_its_sulci_and_as_much_in_its_ventricles() -> None:
+    found = example()
+    empty, full = (
+        head_of(found, replace(plain(), fullness=share), np.random.default_rng(0))
+        for share in (0.0, 1.0)
+    )
+    fluid, depth = found.fluid > 0.9, -empty.outside_mm
+    sulci, ventricles = fluid & (depth > 3) & (depth < 8), fluid & (found.ventricle_mm < 2)
+    assert np.median(full.hu[sulci]) > np.median(empty.hu[sulci]) + 15
+    assert np.median(full.hu[ventricles & (depth > 25)]) == pytest.approx(7, abs=2)
+
+
+def test_fluid_lies_between_a_shrunken_brain_and_the_skull() -> None:
+    found = example()
+    look = replace(plain(), rim_fluid_mm=8.0)
+    _, y, z = np.broadcast_arrays(*found.world())
+    before, after = (head_of(found, one, np.random.default_rng(0)) for one in (plain(), look))
+    rim = (before.outside_mm > -5) & (before.outside_mm < 0) & (found.fluid < 0.2)
+    in_front = rim & (y > 30) & (z > 10)
+    assert np.median(after.hu[in_front]) < np.median(before.hu[in_front]) - 10
+    behind = rim & (y < -60) & (z < 0)
+    assert np.median(after.hu[behind]) == pytest.approx(np.median(before.hu[behind]), abs=1)
+
+
+def test_arteries_run_at_the_base_of_the_brain() -> None:
+    found = example()
+    look = replace(plain(), blood=60.0, artery_mm=2.5)
+    head = head_of(found, look, np.random.default_rng(0))
+    x, y, z = np.broadcast_arrays(*found.world())
+    for place in ((24, 4, -16), (-24, 4, -16), (0, -20, -24)):
+        near = sum((a - b) ** 2 for a, b in zip((x, y, z), place, strict=True)) < 16
+        assert head.hu[near & found.brain].max() > 50
 
 
 def test_old_age_widens_ventricles_and_sulci() -> None:

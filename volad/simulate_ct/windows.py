@@ -33,7 +33,7 @@ BASE_MM = (((0, -4, -34), (18, 16, 12)), ((0, 50, -26), (12, 8, 7)))
 
 
 def on_grid(tissues: Tissues, random: np.random.Generator) -> tuple[Map, NDArray[np.bool_]]:
-    """One CT of a head on the MNI152 grid, `(X, Y, Z)` in HU, and a brain mask as found.
+    """One CT of a head on the tissues' own grid, `(X, Y, Z)` in HU, and a brain mask as found.
 
     The head is a little out of place and the mask a little off, as after extraction and alignment.
     """
@@ -51,8 +51,17 @@ def on_grid(tissues: Tissues, random: np.random.Generator) -> tuple[Map, NDArray
     hu += noise_like(hu.shape, spacing, look, look.slice_mm, noise, random)
     brain = _found_mask(outside - look.gap_mm, spacing, random)
     bone = (hu > BONE_HU) & (outside > look.gap_mm - EDGE_MM)
-    inside = load_template().t1 > 0  # as `volad.preprocess.ct.InsideTemplate` cuts
-    return np.asarray(hu, np.float32), brain & ~bone & inside
+    return np.asarray(hu, np.float32), brain & ~bone & _inside_template(tissues)
+
+
+def _inside_template(tissues: Tissues) -> NDArray[np.bool_]:
+    """What `volad.preprocess.ct.InsideTemplate` leaves of a head in MNI152's place."""
+    template = load_template()
+    there = np.linalg.inv(template.affine) @ tissues.affine
+    brain = (template.t1 > 0).astype(np.uint8)
+    shape = tissues.brain.shape
+    found = ndimage.affine_transform(brain, there[:3, :3], there[:3, 3], shape, order=0)
+    return np.asarray(found > 0, bool)
 
 
 def _with_base(tissues: Tissues, random: np.random.Generator) -> Tissues:
