@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from volad import anomalies
@@ -163,6 +164,17 @@ def test_pools_fill_the_fluid_alone_and_are_brighter_than_tissue() -> None:
         assert found.image[inside].median() > 0.6
         torch.testing.assert_close(found.image[~fluid], x[~fluid])
     assert labelled > 100
+
+
+def test_large_anomalies_can_be_asked_for() -> None:
+    x = healthy(1)
+    sizes = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        label = paint(x, large=1.0).label[0, 0].numpy() > 0
+        parts, count = ndimage.label(label)
+        sizes.append(max(ndimage.sum_labels(label, parts, range(1, count + 1)), default=0))
+    assert sum(sizes) > 6 * 100
 
 
 def test_a_change_can_be_asked_for() -> None:

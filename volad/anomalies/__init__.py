@@ -63,7 +63,7 @@ def paint(
             blood outside the brain lies there.
         spaces: share of the windows where the darkest, fluid, has become brighter than tissue, as
             CT shows blood in sulci and cisterns.
-        large: share of the windows that have a large one, more of them than a drawn window has.
+        large: share of the windows that have one large anomaly, beside those that draw that case.
     """
     painted = []
     for index in range(len(x)):

@@ -19,12 +19,15 @@ def noise(shape: tuple[int, ...], voxels: float, device: torch.device) -> Tensor
 
 
 def uniform(low: float = 0.0, high: float = 1.0) -> float:
+    """A number from `low` to `high`."""
     return low + (high - low) * float(torch.rand(()))
 
 
 def log_uniform(low: float, high: float) -> float:
+    """A number from `low` to `high` whose logarithm is uniform."""
     return float(low * (high / low) ** uniform())
 
 
 def drawn(weights: list[float]) -> int:
+    """An index, as often as its weight says."""
     return int(torch.multinomial(torch.tensor(weights), 1))
