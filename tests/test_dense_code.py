@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from phantoms import Scans
 from torch import Tensor
 
 from volad.dense_code import DenseCode
@@ -84,24 +85,13 @@ def test_dropout_acts_on_the_closed_code_while_training_only() -> None:
     assert not torch.equal(passed(code.train(), x), passed(code, x))
 
 
-class Balls:
-    """Scans `(1, 16, 16, 16)` of 1 in 0.4, with a ball whose brightness is all that differs."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        axis = torch.arange(16.0) - 7.5
-        apart = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None] ** 2
-        self.ball = torch.sigmoid((5.0 - apart.sqrt()) * 2)
-        draws = torch.Generator().manual_seed(seed)
-        self.scans = 0.4 + torch.rand(count, 1, 1, 1, 1, generator=draws) * 0.4 * self.ball
-
-    def __len__(self) -> int:
-        return len(self.scans)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.scans[index]
-
-    def set_epoch(self, seed: int, *, augment: bool, whole: bool = False) -> None:
-        del seed, augment, whole
+def balls(count: int, seed: int) -> Tensor:
+    """Scans `(count, 1, 16, 16, 16)` of 0.4, with a ball whose brightness is all that differs."""
+    axis = torch.arange(16.0) - 7.5
+    apart = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None] ** 2
+    draws = torch.Generator().manual_seed(seed)
+    bright = torch.rand(count, 1, 1, 1, 1, generator=draws) * 0.4
+    return 0.4 + bright * torch.sigmoid((5.0 - apart.sqrt()) * 2)
 
 
 @pytest.mark.parametrize("atlas", [True, False])
@@ -109,8 +99,10 @@ def test_counterparts_follow_what_makes_a_scan_differ(atlas: bool, tmp_path: Pat
     """A code that is the same for all scans makes a z-score of an autoencoder."""
     torch.manual_seed(0)
     model = AE(features=(8, 16), convs=1, bottleneck="dense", code=2, grid=GRID, atlas=atlas)
-    Trainer(model, Balls(24, 1), None, tmp_path / "model.pt", max_epochs=12, batch=4, lr=2e-3).run()
-    x = Balls(12, 2).scans
+    Trainer(
+        model, Scans(balls(24, 1)), None, tmp_path / "model.pt", max_epochs=12, batch=4, lr=2e-3
+    ).run()
+    x = balls(12, 2)
     with torch.no_grad():
         x_hat = model.eval().reconstruct(x)
     own, followed = (values - values.mean(dim=0) for values in (x, x_hat))

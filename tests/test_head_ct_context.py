@@ -36,7 +36,7 @@ def healthy() -> CTScan:
     brain = template.t1 > 0
     found = tissues_of(meta(template.t1, template.affine), meta(brain, template.affine))
     hu, inside = on_grid(found, np.random.default_rng(3))
-    return CTScan(hu, inside, template.affine, np.eye(4) @ template.affine)
+    return CTScan(hu, inside, template.affine, template.affine)
 
 
 def scored(hu: NDArray[np.float32]) -> Tensor:

@@ -86,8 +86,8 @@ def _places(weights: Tensor, count: int) -> Tensor:
     """Voxels `(count, 3)`, drawn by the weights."""
     if not count or not weights.any():
         return torch.zeros(0, 3)
-    drawn = torch.multinomial(weights.flatten(), count, replacement=True).cpu()
-    return torch.stack(torch.unravel_index(drawn, weights.shape), dim=1).float()
+    voxels = torch.multinomial(weights.flatten(), count, replacement=True).cpu()
+    return torch.stack(torch.unravel_index(voxels, weights.shape), dim=1).float()
 
 
 def _shape(

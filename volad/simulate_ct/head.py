@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from scipy.special import expit
 
 from volad.ageing import blob, wider
 from volad.simulate_ct.look import Look
@@ -46,8 +47,8 @@ def head_of(tissues: Tissues, look: Look, random: np.random.Generator) -> Head:
     """Fill the tissues of a head with the values of a look; the random draws place the lime."""
     outside = _outside_mm(tissues)
     fluid = wider(tissues, look.ventricle_growth_mm, look.sulcus_growth, random)
-    fluid = fluid * (1 - look.fullness / (1 + np.exp(-np.clip(outside + SULCI_MM, -20, 20) / 2)))
-    fluid = np.maximum(fluid, _rim_fluid(look, tissues, outside))
+    fluid = fluid * (1 - look.fullness * expit((outside + SULCI_MM) / 2))
+    fluid = np.maximum(fluid, _rim_fluid(tissues, look, outside))
     total = tissues.grey + tissues.white
     white = np.where(total > 1e-3, tissues.white / np.maximum(total, 1e-3), 0)
     hu = (1 - fluid) * (look.grey + white * (look.white - look.grey)) + look.fluid * fluid
@@ -65,21 +66,20 @@ def _outside_mm(tissues: Tissues) -> Map:
     return np.asarray(out - into, np.float32)
 
 
-def _rim_fluid(look: Look, tissues: Tissues, outside: Map) -> Map:
+def _rim_fluid(tissues: Tissues, look: Look, outside: Map) -> Map:
     """Share of fluid between brain and bone; more in front and above, where a brain shrinks."""
     _, y, z = tissues.world()
-    reach = look.rim_fluid_mm / (1 + np.exp(-(y + 0.6 * z - 10) / 12))
-    shrunk = np.where(reach > 0.3, 1 / (1 + np.exp(-np.clip(outside + reach, -9, 9) / 0.6)), 0)
+    reach = look.rim_fluid_mm * expit((y + 0.6 * z - 10) / 12)
+    shrunk = np.where(reach > 0.3, expit((outside + reach) / 0.6), 0)
     return np.asarray(np.where(outside > 0, outside < look.gap_mm, shrunk), np.float32)
 
 
 def _arteries(tissues: Tissues, look: Look) -> tuple[Map, float]:
     """Carotid, middle and anterior cerebral and basilar arteries: share of the voxel, and value."""
-    points = []
+    points, steps = [], np.linspace(0, 1, 12)[:, None]
     for line in ARTERIES_MM:
         for side in (-1.0, 1.0):
             corners = np.array(line) * (side, 1, 1)
-            steps = np.linspace(0, 1, 12)[:, None]
             points += [a + steps * (b - a) for a, b in pairwise(corners)]
     apart, _ = cKDTree(np.concatenate(points)).query(
         np.stack(np.broadcast_arrays(*tissues.world()), axis=-1), distance_upper_bound=8.0
@@ -94,7 +94,7 @@ def _membranes(tissues: Tissues, look: Look, outside: Map) -> list[tuple[Map, fl
     within, spaces = outside < look.gap_mm, 0.5 + 0.5 * tissues.fluid
     above = 1 / (1 + np.exp(-(z - 28 + 0.25 * np.abs(y)) / 4))  # the falx ends above the callosum
     falx = look.membrane * np.exp(-((x / 1.8) ** 2)) * above * spaces
-    rim = 1 / (1 + np.exp(-np.clip(outside + look.sinus_mm, -20, 20) / 1.5))
+    rim = expit((outside + look.sinus_mm) / 1.5)
     sagittal = np.exp(-((x / look.sinus_mm) ** 2)) * rim * ((z > 5) | (y < -75))
     course = -20 + look.sinus_shift_mm - 0.15 * (y + 70) - 0.004 * x**2
     low = np.exp(-(((z - course) / (1.5 * look.sinus_mm)) ** 2)) * (y < -35)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import expit
 
 from volad.simulate_ct.head import Head
 from volad.simulate_ct.look import Look
@@ -64,7 +65,7 @@ def artefacts(
     petrous = np.exp(-(((z_mm - middle) / 9) ** 2)) * np.exp(-(((y_mm + 25) / 22) ** 2))
     stripe = np.cos((y_mm - random.uniform(-35, -15)) / random.uniform(5, 9))
     bands = -look.streaks * petrous * (0.6 + 0.8 * stripe)
-    top = 1 + look.vertex / (1 + np.exp(-(z_mm - 50) / 6))
+    top = 1 + look.vertex * expit((z_mm - 50) / 6)
     cup = look.cupping * top * np.exp(np.minimum(head.outside_mm, 0) / look.cupping_mm)
     slow = ndimage.gaussian_filter(random.standard_normal([n // 4 + 1 for n in cup.shape]), 3.0)
     zoom = [n / m for n, m in zip(cup.shape, slow.shape, strict=True)]
