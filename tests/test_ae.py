@@ -92,8 +92,8 @@ def test_corruption_is_undone_in_training_only() -> None:
     ("changes", "said"),
     [
         ({"grid": None, "standardise": True}, "needs grid"),
-        ({"grid": None, "atlas": True}, "atlas and the dense bottleneck need grid"),
-        ({"grid": None, "bottleneck": "dense"}, "atlas and the dense bottleneck need grid"),
+        ({"grid": None, "atlas": True}, "atlas needs grid"),
+        ({"grid": None, "bottleneck": "dense"}, "dense bottleneck needs grid"),
         ({"corruption": "salt"}, "salt_and_pepper"),
         ({"trust": 0.0}, "trust must be"),
         ({"residual": "l3"}, "residual must be"),

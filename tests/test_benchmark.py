@@ -11,8 +11,8 @@ import pytest
 from io_helpers import save_nifti
 from pipeline_helpers import LESION, grid, head, healthy_set, ready_bundle, save_head
 
-from volad.benchmark import DataSet, read_plan
-from volad.benchmark.data import make_ready
+from volad.benchmark import DataSet, Source, read_plan
+from volad.benchmark.data import make_ready, make_training
 from volad.cli import main
 from volad.data import Row
 from volad.errors import InputError, UsageError
@@ -161,6 +161,21 @@ def test_results_of_another_threshold_are_made_anew(
         ({"data": {"d": {}}}, "manifest"),
         ({"data": {"d": {"manifest": "m.csv", "simulate": "pet"}}}, "'mr' or 'ct', got 'pet'"),
         ({"data": {"d": {"manifest": "{nowhere}/a.csv"}}}, "--folder nowhere=DIR"),
+        ({"data": {"d": {"manifest": "m.csv", "contrasts": ["t2"]}}}, "of simulated MR"),
+        ({"training": {"manifest": "m.csv", "simulate": "mr", "contrasts": ["t3"]}}, "'t3'"),
+        ({"training": {"manifest": "m.csv", "simulate": "mr", "channels": ["t9"]}}, "'t9'"),
+        ({"data": {"d": {"manifest": "m.csv", "simulate": "ct", "channels": ["a"]}}}, "one chan"),
+        (
+            {"data": {"d": {"manifest": "m.csv", "channels": ["a", "b"], "synthetic": {}}}},
+            "one channel only",
+        ),
+        (
+            {
+                "training": {"manifest": "m.csv", "simulate": "mr"},
+                "detectors": {"x": {"method": "ae", "preparation": {"simulate": "mr"}}},
+            },
+            "cannot be simulated again",
+        ),
         ({"folders": ["other"]}, "--folder other=DIR"),
     ],
 )
@@ -193,10 +208,76 @@ def test_a_data_set_may_be_simulated_of_healthy_t1(
     """Every row of the chosen split is simulated, and its contrast can be a column of the table."""
     (tmp_path / "t1.csv").write_text("subject,split,image\na,test,a.nii\nb,train,a.nii\n")
     (tmp_path / "a.nii").touch()
-    asked: list[Row] = []
+    asked = simulated(monkeypatch)
+    source = Source(tmp_path / "t1.csv", tmp_path, "mr", contrasts=("flair",))
+    data = DataSet("sim", source, "test", by=("contrast",))
+    ready = make_ready(data, tmp_path / "data", tmp_path / "cache")
+    ((rows, settings),) = asked
+    assert [(row.subject, row.image) for row in rows] == [("a", tmp_path / "a.nii")]
+    assert settings == {"kinds": ("flair",), "together": False, "seed": 1}
+    assert [scan.name for scan in ready.scans] == ["a"]
+    assert "flair" in ready.manifest.read_text()
 
-    def write_scans(rows: list[Row], folder: Path, cache_dir: Path) -> Path:
-        asked.extend(rows)
+
+def test_all_methods_learn_from_the_same_simulated_scans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of other draws than those they are judged on; the test split stays out."""
+    lines = ["a,test,a.nii,", "b,train,a.nii,", "c,validation,a.nii,"]
+    (tmp_path / "t1.csv").write_text("\n".join(["subject,split,image,sha256", *lines]))
+    (tmp_path / "a.nii").touch()
+    asked = simulated(monkeypatch)
+    source = Source(tmp_path / "t1.csv", tmp_path, "mr", channels=("t1", "t2", "flair"))
+    made = make_training(source, tmp_path / "data", tmp_path / "cache")
+    ((rows, settings),) = asked
+    assert [(row.subject, row.split) for row in rows] == [("b", "train"), ("c", "validation")]
+    assert settings == {"kinds": ("t1", "t2", "flair"), "together": True, "seed": 2}
+    assert made.simulate is None
+    assert made.channels == source.channels
+    assert (made.data_dir / "manifest.csv") == made.manifest
+    plain = Source(tmp_path / "t1.csv", tmp_path)
+    assert make_training(plain, tmp_path / "data", tmp_path / "cache") is plain
+
+
+def test_scans_of_a_data_set_have_its_channels(tmp_path: Path) -> None:
+    (tmp_path / "all.csv").write_text("image,flair\na.nii,b.nii\n")
+    (tmp_path / "a.nii").touch()
+    data = DataSet("all", Source(tmp_path / "all.csv", tmp_path, channels=("t1", "flair")))
+    with pytest.raises(InputError, match=r"b\.nii is not there"):
+        make_ready(data, tmp_path / "data", tmp_path / "cache")
+    (tmp_path / "b.nii").touch()
+    (scan,) = make_ready(data, tmp_path / "data", tmp_path / "cache").scans
+    assert (scan.path, scan.channels) == (tmp_path / "a.nii", (("flair", tmp_path / "b.nii"),))
+    other = DataSet("all", Source(tmp_path / "all.csv", tmp_path, channels=("t1", "t2")))
+    with pytest.raises(InputError, match="no column 't2'"):
+        make_ready(other, tmp_path / "data", tmp_path / "cache")
+
+
+def test_a_data_set_whose_channels_no_detector_has_is_named(
+    patients: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (patients / "patients.csv").read_text().splitlines()
+    (patients / "two.csv").write_text(
+        "\n".join([text[0] + ",t2", *(f"{line},a.nii.gz" for line in text[1:4])])
+    )
+    plan = {
+        "detectors": {"ready": {"bundle": str(ready_bundle())}},
+        "data": {"two": {"manifest": str(patients / "two.csv"), "channels": ["t1", "t2"]}},
+    }
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert main(["benchmark", str(tmp_path / "plan.json"), "-o", str(tmp_path / "out")]) == 2
+    assert "data: two: no detector has its channels (t1, t2)" in capsys.readouterr().err
+
+
+Asked = list[tuple[list[Row], dict[str, object]]]
+
+
+def simulated(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """What is asked of the simulation, which makes one scan whatever it is asked for."""
+    asked: Asked = []
+
+    def write_scans(rows: list[Row], folder: Path, _: Path, **settings: object) -> Path:
+        asked.append((rows, settings))
         folder.mkdir(parents=True)
         (folder / "a.nii.gz").touch()
         text = "subject,split,image,contrast\na,test,a.nii.gz,flair\n"
@@ -204,11 +285,7 @@ def test_a_data_set_may_be_simulated_of_healthy_t1(
         return folder / "manifest.csv"
 
     monkeypatch.setattr("volad.simulate_mr.write_scans", write_scans)
-    data = DataSet("sim", tmp_path / "t1.csv", tmp_path, "test", by=("contrast",), simulate="mr")
-    ready = make_ready(data, tmp_path / "data", tmp_path / "cache")
-    assert [(row.subject, row.image) for row in asked] == [("a", tmp_path / "a.nii")]
-    assert [scan.name for scan in ready.scans] == ["a"]
-    assert "flair" in ready.manifest.read_text()
+    return asked
 
 
 @pytest.mark.slow

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,10 @@ from phantoms import Scans
 from torch import Tensor
 
 from volad.dense_code import DenseCode
+from volad.methods._base import Reconstruction
 from volad.methods.ae import AE
+from volad.methods.dose import DoSE
+from volad.methods.vae import VAE
 from volad.train import Trainer
 
 GRID = (16, 16, 16)
@@ -94,16 +100,30 @@ def balls(count: int, seed: int) -> Tensor:
     return 0.4 + bright * torch.sigmoid((5.0 - apart.sqrt()) * 2)
 
 
-@pytest.mark.parametrize("atlas", [True, False])
-def test_counterparts_follow_what_makes_a_scan_differ(atlas: bool, tmp_path: Path) -> None:
+DENSE: dict[str, Any] = {"features": (8, 16), "convs": 1, "code": 2, "grid": GRID}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        partial(AE, bottleneck="dense", atlas=True),
+        partial(AE, bottleneck="dense"),
+        partial(VAE, bottleneck="dense", atlas=True),
+        partial(VAE, bottleneck="dense"),
+        partial(DoSE, members=2, samples=2, atlas=True),
+    ],
+)
+def test_counterparts_follow_what_makes_a_scan_differ(
+    model: Callable[..., Reconstruction], tmp_path: Path
+) -> None:
     """A code that is the same for all scans makes a z-score of an autoencoder."""
     torch.manual_seed(0)
-    model = AE(features=(8, 16), convs=1, bottleneck="dense", code=2, grid=GRID, atlas=atlas)
+    detector = model(**DENSE)
     Trainer(
-        model, Scans(balls(24, 1)), None, tmp_path / "model.pt", max_epochs=12, batch=4, lr=2e-3
+        detector, Scans(balls(24, 1)), None, tmp_path / "model.pt", max_epochs=12, batch=4, lr=2e-3
     ).run()
     x = balls(12, 2)
     with torch.no_grad():
-        x_hat = model.eval().reconstruct(x)
+        x_hat = detector.eval().reconstruct(x)
     own, followed = (values - values.mean(dim=0) for values in (x, x_hat))
     assert float((own - followed).square().mean() / own.square().mean()) < 0.5

@@ -44,6 +44,7 @@ def known(monkeypatch: pytest.MonkeyPatch, *answers: float, **changes: Any) -> D
     monkeypatch.setattr("volad.methods.dose.GaussianAutoencoder", Known)
     detector = DoSE.__new__(DoSE)
     nn.Module.__init__(detector)
+    detector.atlas = None
     detector.scale, detector.samples = 0.5, changes.get("samples", 8)
     detector.members = nn.ModuleList(Known(answer) for answer in answers)
     return detector

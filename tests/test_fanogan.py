@@ -90,6 +90,21 @@ def test_the_encoders_loss_and_the_scans_score_are_image_and_features(kappa: flo
     assert scores["p99"] == pytest.approx(0.4)
 
 
+def test_with_an_atlas_what_is_generated_is_a_deviation_from_the_mean_scan() -> None:
+    detector, x = model(atlas=True), healthy_brains(3)
+    for _ in detector.stages()[0].step(x):
+        raise AssertionError("the mean scan is no update")
+    mean = x.sum(dim=0) / (x != 0).sum(dim=0).clamp(min=1)
+    detector.generator = Always(torch.full((1, 16, 16, 16), 0.1))  # type: ignore[assignment]
+    with torch.no_grad():
+        torch.testing.assert_close(detector.reconstruct(x), (mean + 0.1) * (x != 0))
+        # The critic sees deviations, too: of a scan that is the mean, none.
+        detector.critic = Scaled(3.0)  # type: ignore[assignment]
+        found = float(detector.anomaly(mean[None], mean[None] + 0.1 * (mean[None] != 0)))
+    inside = float((mean != 0).float().mean())
+    assert found == pytest.approx(0.01 + 0.09 * inside, rel=1e-4)
+
+
 def test_each_update_reaches_its_own_network_alone() -> None:
     detector, x = model(), healthy_brains(2)
     names = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
 from dataclasses import replace
@@ -18,7 +19,7 @@ from tissue_helpers import example, example_t1
 
 from volad import skeleton, tissues
 from volad.cli import main
-from volad.data import Row
+from volad.data import Row, read_manifest
 from volad.io import read_volume
 from volad.preprocess.steps import RobustRange
 from volad.simulate_mr import CONTRASTS, Contrast, SimulatedSet, draw_contrast, files, windows
@@ -222,6 +223,28 @@ def test_files_say_what_is_simulated_and_every_fourth_scan_is_real(
     before = path.stat().st_mtime_ns
     write_scans(rows, tmp_path / "out", tmp_path, seed=2)
     assert path.stat().st_mtime_ns == before, "made again"
+
+
+def test_scans_become_the_contrasts_that_are_asked_for_in_turn(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    manifest = write_scans(rows, tmp_path / "out", tmp_path, kinds=("t2", "pd"))
+    found = [row["contrast"] for row in csv.DictReader(manifest.open())]
+    assert found == ["t2", "pd", "t2", "pd", "t2"]
+
+
+def test_together_the_contrasts_are_channels_of_one_head(rows: list[Row], tmp_path: Path) -> None:
+    write_scans(rows[:2], tmp_path / "out", tmp_path, kinds=("t1", "t2", "flair"), together=True)
+    made = read_manifest(tmp_path / "out/manifest.csv", tmp_path / "out", ("t1", "t2", "flair"))
+    for row in made:
+        files = [row.image, *(path for _, path, _ in row.channels)]
+        t1, t2, flair = (np.asarray(nib.load(file).dataobj) for file in files)
+        assert ((t1 > 0) == (t2 > 0)).mean() > 0.99
+        inside = ndimage.binary_erosion(t1 > 0, iterations=4)
+        # One anatomy: fluid is dark in T1 and bright in T2.
+        assert np.corrcoef(t1[inside], t2[inside])[0, 1] < -0.5
+        assert not np.array_equal(t1, flair)
+    assert made[0].scan.channels != made[1].scan.channels
 
 
 def test_a_bundle_of_simulated_mr_says_so(tmp_path: Path) -> None:

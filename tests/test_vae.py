@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,15 @@ from test_methods import of_scan, train
 from torch import Tensor, nn
 
 from volad.methods.vae import VAE
-from volad.variational import LOG_VARIANCE, GaussianCode, log_likelihood, normal, per_window, rate
+from volad.variational import (
+    LOG_VARIANCE,
+    GaussianAutoencoder,
+    GaussianCode,
+    log_likelihood,
+    normal,
+    per_window,
+    rate,
+)
 
 GRID = (16, 16, 16)
 
@@ -63,6 +72,24 @@ def test_the_codes_of_the_bottleneck_have_a_map_or_a_vector(
     assert code(features).shape == features.shape
 
 
+def test_a_dense_code_starts_as_its_standard_normal_prior() -> None:
+    """Means of the components' own spread would be far from it, or hardly differ."""
+    torch.manual_seed(0)
+    code, features = GaussianCode(2, 8, 3, (4, 4)), 0.01 * torch.randn(64, 8, 4, 4)
+    assert code.dense is not None
+    assert code.open
+    before = code(features)
+    code.dense.measure(features)
+    code.dense.close()
+    assert not code.open
+    with torch.no_grad():
+        means = code.posterior(features).mean
+        found = torch.nn.functional.mse_loss(code(features), before)
+    torch.testing.assert_close(means.mean(dim=0), torch.zeros(3), rtol=0, atol=1e-3)
+    torch.testing.assert_close(means.std(dim=0, correction=0), torch.ones(3), rtol=0.02, atol=0)
+    assert found < torch.var(before, dim=0).mean(), "it rebuilds less than a mean would"
+
+
 # The method
 
 
@@ -105,6 +132,9 @@ def test_a_lower_scale_lets_the_code_hold_more(tmp_path: Any) -> None:
 
 class Linear(nn.Module):
     """A network whose one code is N(sum of weights times voxels, 1), and that decodes to 0."""
+
+    bottleneck = SimpleNamespace(open=False)
+    negative_elbo = GaussianAutoencoder.negative_elbo
 
     def __init__(self, weights: Tensor) -> None:
         super().__init__()

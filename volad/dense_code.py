@@ -33,6 +33,8 @@ class DenseCode(nn.Module):
         code: length of the vector.
         grid: spatial shape of the features.
         dropout: share of the code's numbers that are 0 while training.
+        unit: each number of the code starts with a spread of 1, as a standard normal prior has it,
+            not with that of its component.
     """
 
     seen: Tensor
@@ -41,9 +43,16 @@ class DenseCode(nn.Module):
     closed: Tensor
 
     def __init__(
-        self, spatial_dims: int, channels: int, code: int, grid: Sequence[int], dropout: float = 0.0
+        self,
+        spatial_dims: int,
+        channels: int,
+        code: int,
+        grid: Sequence[int],
+        dropout: float = 0.0,
+        unit: bool = False,
     ) -> None:
         super().__init__()
+        self.unit = unit
         thin = max(channels // 8, 1)
         self.shape = (thin, *grid)
         size = math.prod(self.shape)
@@ -59,17 +68,26 @@ class DenseCode(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """`(B, channels, *grid)` to the same shape."""
-        passing = self.squeeze(features)
-        if self.closed:
-            code = self.dropout(self.encode(passing.flatten(1)))
-            passing = self.decode(code).view(-1, *self.shape)
-        y: Tensor = self.expand(passing)
+        rows = self.rows(features)
+        return self.leave(self.encode(rows)) if self.closed else self._expanded(rows)
+
+    def rows(self, features: Tensor) -> Tensor:
+        """What the code is taken from: `(B, channels, *grid)` to `(B, size)`."""
+        found: Tensor = self.squeeze(features).flatten(1)
+        return found
+
+    def leave(self, code: Tensor) -> Tensor:
+        """Codes `(B, code)` to features `(B, channels, *grid)`."""
+        return self._expanded(self.decode(self.dropout(code)))
+
+    def _expanded(self, rows: Tensor) -> Tensor:
+        y: Tensor = self.expand(rows.view(-1, *self.shape))
         return y
 
     @torch.no_grad()
     def measure(self, features: Tensor) -> None:
         """Take the features `(B, channels, *grid)` of more windows into the components."""
-        rows = self.squeeze(features).flatten(1).float()
+        rows = self.rows(features).float()
         count, found = len(rows), rows.mean(dim=0)
         total = self.seen + count
         # Both means may differ from the new one: their distance is one more row.
@@ -93,7 +111,11 @@ class DenseCode(nn.Module):
         if not self.seen:
             raise ValueError("the code has nothing to start from: measure features first")
         basis = self.encode.weight
-        self.encode.bias.copy_(-basis @ self.mean)
-        self.decode.weight.copy_(basis.T)
+        spread = torch.ones_like(self.strength)
+        if self.unit:
+            spread = (self.strength / self.seen.sqrt()).clamp(min=1e-6)
+        self.decode.weight.copy_(basis.T * spread)
         self.decode.bias.copy_(self.mean)
+        self.encode.weight.copy_(basis / spread[:, None])
+        self.encode.bias.copy_(-self.encode.weight @ self.mean)
         self.closed.fill_(1)

@@ -96,6 +96,11 @@ class ConvAutoencoder(nn.Module):
         self.decoder.append(conv(channels[0], channels[0]))
         self.out = SubpixelUpsample(spatial_dims, channels[0], out_channels, scale_factor=2)
 
+    @property
+    def dense(self) -> DenseCode | None:
+        """The dense code, which has to be started (`DenseCode`); None with a spatial one."""
+        return self.bottleneck if isinstance(self.bottleneck, DenseCode) else None
+
     def encode(self, x: Tensor) -> Tensor:
         """`(B, in_channels, *S)` to the bottleneck's input, `(B, channels[-1], *coarse)`."""
         y: Tensor = self.encoder(divisible(x, self.factor))

@@ -6,7 +6,6 @@ that their balance does not depend on the window's size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 from torch.distributions import Laplace, Normal, kl_divergence
 
+from volad.dense_code import DenseCode
 from volad.nets import ConvAutoencoder, coarse_grid
 
 __all__ = [
@@ -31,6 +31,9 @@ __all__ = [
 
 #: Logarithms of variances are kept within this of 0: beyond it, exponentials lose their digits.
 LOG_VARIANCE = 10.0
+
+#: The logarithm of a dense code's variances in the beginning: a fiftieth of the prior's.
+NARROW = -4.0
 
 #: Distributions of a voxel about its reconstruction. With `gaussian` a bound has squared errors,
 #: with `laplace` absolute ones.
@@ -88,32 +91,49 @@ class GaussianCode(nn.Module):
         channels: of the features in and out.
         code: channels of the spatial code, or length of the dense one.
         grid: spatial shape of the features: given for the dense code, None for the spatial one.
+
+    Attributes:
+        dense: the dense code's means, which start from principal components; None with a spatial
+            one. Until it is closed there is no posterior, and all features pass.
     """
 
     def __init__(
         self, spatial_dims: int, channels: int, code: int, grid: Sequence[int] | None = None
     ) -> None:
         super().__init__()
-        self.enter, self.leave = nn.Sequential(), nn.Sequential()
+        self.dense = None
         if grid is None:
-            self.enter.append(_pointwise(spatial_dims, channels, 2 * code))
-            self.leave.append(_pointwise(spatial_dims, code, channels))
+            self.enter = _pointwise(spatial_dims, channels, 2 * code)
+            self.exit = _pointwise(spatial_dims, code, channels)
             return
-        thin = max(channels // 8, 1)
-        size = thin * math.prod(grid)
-        self.enter.append(_pointwise(spatial_dims, channels, thin))
-        self.enter.extend([nn.Flatten(), nn.Linear(size, 2 * code)])
-        self.leave.extend([nn.Linear(code, size), nn.Unflatten(1, (thin, *grid))])
-        self.leave.append(_pointwise(spatial_dims, thin, channels))
+        self.dense = DenseCode(spatial_dims, channels, code, grid, unit=True)
+        self.log_variance = nn.Linear(self.dense.encode.in_features, code)
+        nn.init.zeros_(self.log_variance.weight)
+        nn.init.constant_(self.log_variance.bias, NARROW)
+
+    @property
+    def open(self) -> bool:
+        """Whether all features still pass, and there is no code."""
+        return self.dense is not None and not self.dense.closed
 
     def posterior(self, features: Tensor) -> Normal:
         """The code's distribution: `(B, code, *coarse)`, or `(B, code)` of the dense code."""
-        return normal(self.enter(features))
+        if self.dense is None:
+            return normal(self.enter(features))
+        rows = self.dense.rows(features)
+        return normal(torch.cat([self.dense.encode(rows), self.log_variance(rows)], dim=1))
+
+    def leave(self, code: Tensor) -> Tensor:
+        """Codes to features `(B, channels, *coarse)`."""
+        y: Tensor = self.exit(code) if self.dense is None else self.dense.leave(code)
+        return y
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features `(B, channels, *coarse)` through the mean code."""
-        y: Tensor = self.leave(self.posterior(features).mean)
-        return y
+        """Features `(B, channels, *coarse)` through the mean code, or past it while it is open."""
+        if self.dense is not None:
+            y: Tensor = self.dense(features)
+            return y
+        return self.leave(self.posterior(features).mean)
 
 
 class GaussianAutoencoder(ConvAutoencoder):
@@ -126,6 +146,7 @@ class GaussianAutoencoder(ConvAutoencoder):
         convs: convolutions per level.
         code: channels of the spatial code, or length of the dense one.
         grid: spatial shape of the input: given for the dense code, None for the spatial one.
+        normalise: see `ConvAutoencoder`.
     """
 
     bottleneck: GaussianCode
@@ -138,12 +159,24 @@ class GaussianAutoencoder(ConvAutoencoder):
         convs: int,
         code: int,
         grid: Sequence[int] | None = None,
+        normalise: bool = True,
     ) -> None:
         coarse = None if grid is None else coarse_grid(grid, 2 ** len(features))
-        bottleneck = GaussianCode(spatial_dims, features[-1], code, coarse)
         super().__init__(
-            spatial_dims, channels, channels, features, convs, code, bottleneck=bottleneck
+            spatial_dims,
+            channels,
+            channels,
+            features,
+            convs,
+            code,
+            bottleneck=GaussianCode(spatial_dims, features[-1], code, coarse),
+            normalise=normalise,
         )
+
+    @property
+    def dense(self) -> DenseCode | None:
+        """The dense code's means; None with a spatial one."""
+        return self.bottleneck.dense
 
     def posterior(self, x: Tensor) -> Normal:
         """The codes' distribution given windows `(B, C, *S)`."""
@@ -152,6 +185,30 @@ class GaussianAutoencoder(ConvAutoencoder):
     def generate(self, z: Tensor, x: Tensor) -> Tensor:
         """What codes `z` decode to: shaped like the windows `x (B, C, *S)`."""
         return self.decode(self.bottleneck.leave(z), x)
+
+    def negative_elbo(
+        self,
+        x: Tensor,
+        inside: Tensor,
+        scale: float,
+        kind: str = "gaussian",
+        *,
+        sample: bool = False,
+    ) -> Tensor:
+        """`-log p(x | z) + KL`, in nats: `(B,)`; the first alone while the code is open.
+
+        Args:
+            x: windows `(B, C, *S)`.
+            inside: `(B, 1, *S)`, 1.0 in the brain and 0.0 outside.
+            scale: see `log_likelihood`.
+            kind: a name in `LIKELIHOODS`.
+            sample: z is a sample of the code, not its mean.
+        """
+        if self.bottleneck.open:
+            return -per_window(log_likelihood(x, self(x), inside, scale, kind))
+        posterior = self.posterior(x)
+        x_hat = self.generate(posterior.rsample() if sample else posterior.mean, x)
+        return rate(posterior) - per_window(log_likelihood(x, x_hat, inside, scale, kind))
 
 
 def _pointwise(spatial_dims: int, before: int, after: int) -> nn.Module:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from volad.benchmark.data import Ready, make_ready
-from volad.benchmark.plan import DataSet, Detector, Plan, read_plan
-from volad.benchmark.run import Run, score, train_all
+from volad.benchmark.plan import DataSet, Detector, Plan, Source, read_plan
+from volad.benchmark.run import Run, judges_of, score, train_all
 from volad.benchmark.table import facts_of, markdown
 from volad.evaluate import Job, ResultSet, Settings, evaluate
 from volad.io import ensure_writable, write_json, write_text
 
-__all__ = ["DataSet", "Detector", "Plan", "read_plan", "run_plan"]
+__all__ = ["DataSet", "Detector", "Plan", "Source", "read_plan", "run_plan"]
 
 
 def run_plan(
@@ -37,11 +37,13 @@ def run_plan(
     ensure_writable(out)
     sets = [make_ready(data, out / "data", out / "cache") for data in plan.data]
     runs = train_all(plan, out, device)
+    judged = {ready.name: judges_of(runs, ready) for ready in sets}
     evaluations, folders = {}, {}
     for data, ready in zip(plan.data, sets, strict=True):
-        folders[ready.name] = score(runs, ready, out, device)
-        evaluations[ready.name] = _evaluated(runs, data, ready, folders[ready.name], out, settings)
-    facts = facts_of(runs, sets, evaluations, folders)
+        mine = judged[ready.name]
+        folders[ready.name] = score(mine, ready, out, device)
+        evaluations[ready.name] = _evaluated(mine, data, ready, folders[ready.name], out, settings)
+    facts = facts_of(judged, sets, evaluations, folders)
     write_json(out / "benchmark.json", facts)
     write_text(out / "benchmark.md", markdown(facts))
     return facts

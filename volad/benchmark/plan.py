@@ -16,9 +16,13 @@
 
 `{NAME}` stands for a folder that the command line names (`--folder NAME=DIR`); other relative paths
 start at the file's own folder. A detector is a bundle, or a method that is trained on `training`
-once per seed. `"simulate": "mr"` or `"ct"` takes a data set's healthy T1 heads for what
-`volad train --simulate` makes of them. `synthetic` paints lesions into a data set's healthy scans,
-as `volad synthesize` does; it may hold a `seed` and a `suite`, a file of its settings.
+once per seed. `"simulate": "mr"` or `"ct"` takes the healthy T1 heads of a data set, or of
+`training`, for what `volad train --simulate` makes of them; MR in the `contrasts` that are named
+(`flair`, `t2`, `t1`, `pd`, `any`), in turn. `"channels": ["t1", "t2", "flair"]` are those of each
+scan, the first in the column `image`, each other one in its own; of simulated MR they are the
+contrasts that each head is shown in. A detector is judged on the data sets whose channels are its
+own. `synthetic` paints lesions into a data set's healthy scans, as `volad synthesize` does; it may
+hold a `seed` and a `suite`, a file of its settings.
 """
 
 from __future__ import annotations
@@ -32,10 +36,13 @@ from typing import Any
 
 from volad import methods
 from volad.errors import UsageError
+from volad.simulate_mr import CONTRASTS
 from volad.skeleton.training import Simulated
 
-__all__ = ["DataSet", "Detector", "Plan", "read_plan"]
+__all__ = ["DataSet", "Detector", "Plan", "Source", "read_plan"]
 
+#: Keys of all that names scans.
+SOURCE = {"manifest", "data_dir", "simulate", "contrasts", "channels"}
 #: Names become folders and columns.
 _NAME = re.compile(r"[\w.+-][\w .+-]*")
 
@@ -73,37 +80,52 @@ class Synthetic:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where scans come from.
+
+    Attributes:
+        manifest: CSV as for `volad train` or `volad evaluate`.
+        data_dir: folder that its paths start at.
+        simulate: `mr` or `ct`, simulated of the scans, healthy T1 heads; None: they are themselves.
+        contrasts: of simulated MR, in turn; empty: the usual ones.
+        channels: names of several channels; empty: one channel.
+    """
+
+    manifest: Path
+    data_dir: Path
+    simulate: Simulated | None = None
+    contrasts: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DataSet:
     """What detectors are judged on.
 
     Attributes:
         name: heading of the table.
-        manifest: CSV as for `volad evaluate`; one without a column `lesion` is all healthy.
-        data_dir: folder that its paths start at.
+        source: its scans; a manifest without a column `lesion` is all healthy.
         split: which of its rows, by the column `split`; None: all.
         scans: at most so many rows, the first; None: all.
         by: columns whose values get figures of their own.
         synthetic: how lesions are painted into the scans; None: they are as they are.
-        simulate: `mr` or `ct`, simulated of the scans, healthy T1 heads; None: they are themselves.
     """
 
     name: str
-    manifest: Path
-    data_dir: Path
+    source: Source
     split: str | None = None
     scans: int | None = None
     by: tuple[str, ...] = ()
     synthetic: Synthetic | None = None
-    simulate: Simulated | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole benchmark; `training` is manifest and folder of the healthy scans to train on."""
+    """A whole benchmark; `training` are the healthy scans that methods learn from."""
 
     detectors: tuple[Detector, ...]
     data: tuple[DataSet, ...]
-    training: tuple[Path, Path] | None
+    training: Source | None
 
 
 def read_plan(path: Path, folders: Mapping[str, Path]) -> Plan:
@@ -129,11 +151,10 @@ def read_plan(path: Path, folders: Mapping[str, Path]) -> Plan:
     place = _Places(path, folders)
     training = None
     if "training" in stored:
-        _check_keys(stored["training"], {"manifest", "data_dir"}, f"{path}: training")
-        training = (place(stored["training"]["manifest"]), place(stored["training"]["data_dir"]))
+        _check_keys(stored["training"], SOURCE, f"{path}: training")
+        training = _source(stored["training"], place, f"{path}: training")
     detectors = tuple(
-        _detector(name, entry, path, training is not None)
-        for name, entry in _named(stored, "detectors", path)
+        _detector(name, entry, path, training) for name, entry in _named(stored, "detectors", path)
     )
     data = tuple(
         _data_set(name, entry, place, path) for name, entry in _named(stored, "data", path)
@@ -153,7 +174,7 @@ def _named(stored: Mapping[str, Any], key: str, path: Path) -> list[tuple[str, d
     return list(entries.items())
 
 
-def _detector(name: str, entry: Mapping[str, Any], path: Path, can_train: bool) -> Detector:
+def _detector(name: str, entry: Mapping[str, Any], path: Path, training: Source | None) -> Detector:
     where = f"{path}: detectors: {name}"
     known = {"bundle", "method", "arguments", "preparation", "training", "seeds"}
     _check_keys(entry, known, where)
@@ -162,7 +183,7 @@ def _detector(name: str, entry: Mapping[str, Any], path: Path, can_train: bool) 
     if "bundle" in entry:
         _check_keys(entry, {"bundle"}, where)
         return Detector(name, bundle=entry["bundle"])
-    if not can_train:
+    if training is None:
         raise UsageError(f"{where}: a method needs healthy scans; add 'training'")
     methods.load(entry["method"])
     seeds = entry.get("seeds", [0])
@@ -170,6 +191,8 @@ def _detector(name: str, entry: Mapping[str, Any], path: Path, can_train: bool) 
         raise UsageError(f"{where}: seeds must be whole numbers, got {seeds}")
     preparation = entry.get("preparation", {})
     _check_keys(preparation, {"modality", "space", "spacing_mm", "patch", "simulate"}, where)
+    if "simulate" in preparation and training.simulate is not None:
+        raise UsageError(f"{where}: what is simulated for all cannot be simulated again")
     return Detector(
         name,
         method=entry["method"],
@@ -182,23 +205,37 @@ def _detector(name: str, entry: Mapping[str, Any], path: Path, can_train: bool) 
 
 def _data_set(name: str, entry: Mapping[str, Any], place: _Places, path: Path) -> DataSet:
     where = f"{path}: data: {name}"
-    known = {"manifest", "data_dir", "split", "scans", "by", "synthetic", "simulate"}
-    _check_keys(entry, known, where)
-    if "manifest" not in entry:
-        raise UsageError(f"{where}: name its 'manifest'")
-    if entry.get("simulate") not in (None, "mr", "ct"):
-        raise UsageError(f"{where}: simulate must be 'mr' or 'ct', got {entry['simulate']!r}")
-    manifest = place(entry["manifest"])
+    _check_keys(entry, SOURCE | {"split", "scans", "by", "synthetic"}, where)
+    source = _source(entry, place, where)
+    if source.channels and "synthetic" in entry:
+        raise UsageError(f"{where}: lesions are painted into scans of one channel only")
     return DataSet(
         name,
-        manifest,
-        place(entry["data_dir"]) if "data_dir" in entry else manifest.parent,
+        source,
         entry.get("split"),
         entry.get("scans"),
         tuple(entry.get("by", ())),
         _synthetic(entry["synthetic"], place, where) if "synthetic" in entry else None,
-        entry.get("simulate"),
     )
+
+
+def _source(entry: Mapping[str, Any], place: _Places, where: str) -> Source:
+    if "manifest" not in entry:
+        raise UsageError(f"{where}: name its 'manifest'")
+    simulate = entry.get("simulate")
+    if simulate not in (None, "mr", "ct"):
+        raise UsageError(f"{where}: simulate must be 'mr' or 'ct', got {simulate!r}")
+    contrasts, channels = (tuple(entry.get(key, ())) for key in ("contrasts", "channels"))
+    if contrasts and (simulate != "mr" or channels):
+        raise UsageError(f"{where}: contrasts are of simulated MR of one channel")
+    if channels and simulate == "ct":
+        raise UsageError(f"{where}: simulated CT has one channel")
+    odd = sorted({*contrasts, *(channels if simulate else ())} - set(CONTRASTS))
+    if odd:
+        raise UsageError(f"{where}: no contrast {odd[0]!r}; known are {', '.join(CONTRASTS)}")
+    manifest = place(entry["manifest"])
+    data_dir = place(entry["data_dir"]) if "data_dir" in entry else manifest.parent
+    return Source(manifest, data_dir, simulate, contrasts, channels)
 
 
 def _synthetic(entry: Mapping[str, Any], place: _Places, where: str) -> Synthetic:

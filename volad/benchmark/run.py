@@ -25,9 +25,9 @@ from tqdm import tqdm
 import volad
 from volad import api, bundle
 from volad.batch.resume import earlier
-from volad.benchmark.data import Ready
-from volad.benchmark.plan import Detector, Plan, seeds_of
-from volad.errors import VoladError
+from volad.benchmark.data import Ready, make_training
+from volad.benchmark.plan import Detector, Plan, Source, seeds_of
+from volad.errors import UsageError, VoladError
 from volad.io import write_json
 from volad.io.digest import sha256_of
 from volad.outputs import Outputs, write_outputs
@@ -35,7 +35,7 @@ from volad.pipeline import Pipeline, prepare
 from volad.preprocess.steps import Sample
 from volad.provenance import parameters, scan_parameters
 
-__all__ = ["Run", "score", "train_all"]
+__all__ = ["Run", "judges_of", "score", "train_all"]
 
 log = logging.getLogger(__name__)
 
@@ -58,16 +58,17 @@ class Run:
 def train_all(plan: Plan, out: Path, device: str) -> list[Run]:
     """Find finished bundles, and train and calibrate those that are not there yet."""
     runs = []
+    healthy = plan.training and make_training(plan.training, out / "data", out / "cache")
     for detector, seed in seeds_of(plan.detectors):
         if detector.bundle is not None:
             runs.append(Run(detector.name, detector.name, bundle.find(detector.bundle)))
         else:
-            runs.append(_trained(plan, detector, seed or 0, out, device))
+            assert healthy is not None
+            runs.append(_trained(healthy, detector, seed or 0, out, device))
     return runs
 
 
-def _trained(plan: Plan, detector: Detector, seed: int, out: Path, device: str) -> Run:
-    assert plan.training is not None
+def _trained(healthy: Source, detector: Detector, seed: int, out: Path, device: str) -> Run:
     assert detector.method is not None
     name = f"{detector.name}-seed{seed}"
     root = out / "bundles" / name
@@ -76,8 +77,9 @@ def _trained(plan: Plan, detector: Detector, seed: int, out: Path, device: str) 
         api.train(
             detector.method,
             root,
-            manifest=plan.training[0],
-            data_dir=plan.training[1],
+            manifest=healthy.manifest,
+            data_dir=healthy.data_dir,
+            channels=healthy.channels,
             arguments=detector.arguments,
             **detector.preparation,
             training={**detector.training, "seed": seed},
@@ -87,8 +89,26 @@ def _trained(plan: Plan, detector: Detector, seed: int, out: Path, device: str) 
     return Run(name, detector.name, root)
 
 
+def judges_of(runs: Sequence[Run], data: Ready) -> list[Run]:
+    """The runs whose channels a data set's scans have.
+
+    Raises:
+        UsageError: there are none.
+    """
+    wanted = list(data.channels)
+    found = [run for run in runs if list(bundle.channels(run.root)) == wanted]
+    if not found:
+        raise UsageError(
+            f"data: {data.name}: no detector has its channels ({', '.join(wanted) or 'one'}); "
+            "name those of 'training', or of a bundle"
+        )
+    return found
+
+
 def score(runs: Sequence[Run], data: Ready, out: Path, device: str) -> dict[str, Path]:
     """Segment a data set's scans with every run; what is finished is kept, as by `--resume`.
+
+    The runs' channels must be those of the scans.
 
     Runs that prepare scans alike share the preparation, which costs most of the time.
 

@@ -43,7 +43,7 @@ NOTE = (
 
 
 def facts_of(
-    runs: Sequence[Run],
+    judged: Mapping[str, Sequence[Run]],
     data: Sequence[Ready],
     evaluations: Mapping[str, Mapping[str, Any]],
     folders: Mapping[str, Mapping[str, Path]],
@@ -51,7 +51,7 @@ def facts_of(
     """All tables as plain values.
 
     Args:
-        runs: in the order of the rows.
+        judged: by data set, its runs in the order of the rows.
         data: in the order of the tables.
         evaluations: by data set, what `volad.evaluate.evaluate` returned.
         folders: by data set and run, where the results lie.
@@ -65,12 +65,13 @@ def facts_of(
                 "warnings": evaluations[ready.name]["warnings"],
                 "rows": [
                     _row(run, evaluations[ready.name], folders[ready.name][run.name])
-                    for run in runs
+                    for run in judged[ready.name]
                 ],
                 "by_contrast_and_size": {
-                    run.name: _curves(ready, folders[ready.name][run.name]) for run in runs
+                    run.name: _curves(ready, folders[ready.name][run.name])
+                    for run in judged[ready.name]
                 },
-                "seeds": _seeds(runs, evaluations[ready.name]),
+                "seeds": _seeds(judged[ready.name], evaluations[ready.name]),
                 "paired": evaluations[ready.name]["paired"],
             }
             for ready in data

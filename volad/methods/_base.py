@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from volad.dense_code import DenseCode
 from volad.heads import VoxelNormal
+from volad.nets import ConvAutoencoder
 from volad.residual import RESIDUALS, SIGNED, residual
 from volad.slab import SlabInferer
 from volad.tensors import brain_mean, brain_of
@@ -112,6 +114,10 @@ class Reconstruction(Method):
     reconstruct in everybody (cortex, ventricle walls) does not count as a lesion. That needs
     aligned whole volumes.
 
+    With `atlas`, networks see what deviates from the mean healthy scan (`deviation`), which a first
+    stage measures: what all scans have in common has not to be learned. Dense codes are started
+    from principal components (`volad.dense_code`), for which training takes twice as long.
+
     Args:
         kind: how the two are compared, a name in `volad.residual`.
         grid: spatial shape of the aligned volumes, or None for windows at any place.
@@ -120,6 +126,7 @@ class Reconstruction(Method):
         channels: image channels.
         mirror: measure every scan and its mirror image (first spatial axis), for grids that are
             symmetric about the middle.
+        atlas: measure the mean healthy scan; needs `grid`.
     """
 
     def __init__(
@@ -130,13 +137,18 @@ class Reconstruction(Method):
         floor: float = 0.05,
         channels: int = 1,
         mirror: bool = False,
+        atlas: bool = False,
     ) -> None:
         super().__init__()
         if kind not in RESIDUALS:
             raise ValueError(f"residual must be one of {sorted(RESIDUALS)}, got {kind!r}")
         self.kind = kind
         self.mirror = mirror
-        self.spread = None
+        self.spread = self.atlas = None
+        if atlas:
+            if grid is None:
+                raise ValueError("atlas needs grid, the volumes' shape")
+            self.atlas = VoxelNormal(channels, grid, floor, brain_only=True)
         if standardise:
             if grid is None:
                 raise ValueError("standardise needs grid, the volumes' shape")
@@ -153,10 +165,50 @@ class Reconstruction(Method):
         """Yield each update this batch makes."""
 
     def stages(self) -> Sequence[Stage]:
-        learn = [Stage(self.training_step)]
-        if self.spread is None:
-            return learn
-        return [*learn, Stage(self._measure, epochs=1, learns=False, whole=True)]
+        average = [Stage(self._average, 1, learns=False)] if self.atlas is not None else []
+        measure = [Stage(self._measure, 1, learns=False, whole=True)] if self.spread else []
+        return [*average, *self.learning(), *measure]
+
+    def learning(self) -> Sequence[Stage]:
+        """The stages between: `training_step`, around the start of dense codes if there are any."""
+        learn = Stage(self.training_step)
+        if not self._dense():
+            return [learn]
+        return [learn, Stage(self._study, 1, self._close, learns=False), learn]
+
+    def deviation(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        """What networks see of windows: with `atlas`, their deviation from the mean scan.
+
+        Args:
+            x: `(B, C, *S)`.
+            inside: `(B, 1, *S)`, the brain; None: where `x` is not 0.
+        """
+        if self.atlas is None:
+            return x
+        return (x - self.atlas.mean) * (brain_of(x) if inside is None else inside)
+
+    def scan(self, deviation: Tensor) -> Tensor:
+        """`deviation` undone, but for the air around the brain."""
+        return deviation if self.atlas is None else deviation + self.atlas.mean
+
+    def _average(self, x: Tensor) -> Iterator[Update]:
+        assert self.atlas is not None
+        self.atlas.update(self.mirrored(x))
+        yield from ()
+
+    def _study(self, x: Tensor) -> Iterator[Update]:
+        for network, code in self._dense():
+            code.measure(network.encode(self.deviation(self.mirrored(x))))
+        yield from ()
+
+    def _close(self) -> None:
+        for _, code in self._dense():
+            code.close()
+
+    def _dense(self) -> list[tuple[ConvAutoencoder, DenseCode]]:
+        """Networks with a dense code, and that."""
+        networks = [m for m in self.modules() if isinstance(m, ConvAutoencoder)]
+        return [(network, network.dense) for network in networks if network.dense is not None]
 
     def _measure(self, x: Tensor) -> Iterator[Update]:
         assert self.spread is not None

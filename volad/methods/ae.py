@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 
 from volad.corrupt import CORRUPTIONS, corrupt
-from volad.dense_code import DenseCode
-from volad.heads import VoxelNormal
-from volad.methods._base import Reconstruction, Stage, Update
+from volad.methods._base import Reconstruction, Update
 from volad.nets import ConvAutoencoder
 from volad.tensors import brain_mean, brain_of
 
@@ -79,18 +77,15 @@ class AE(Reconstruction):
         residual: str = "squared",
         dropout: float = 0.0,
     ) -> None:
-        if (atlas or bottleneck == "dense") and grid is None:
-            raise ValueError("atlas and the dense bottleneck need grid, the volumes' shape")
+        if bottleneck == "dense" and grid is None:
+            raise ValueError("the dense bottleneck needs grid, the volumes' shape")
         if corruption != "none" and corruption not in CORRUPTIONS:
             known = ", ".join(("none", *CORRUPTIONS))
             raise ValueError(f"corruption must be one of {known}, got {corruption!r}")
         if not 0 < trust <= 1:
             raise ValueError(f"trust must be above 0 and at most 1, got {trust}")
-        super().__init__(residual, grid, standardise, floor, channels, mirror)
+        super().__init__(residual, grid, standardise, floor, channels, mirror, atlas)
         self.trust = trust
-        self.atlas = None
-        if atlas and grid is not None:
-            self.atlas = VoxelNormal(channels, grid, floor, brain_only=True)
         self.corruption = corruption
         self.amount = amount
         self.loss = loss
@@ -106,27 +101,6 @@ class AE(Reconstruction):
             normalise=not atlas,
         )
 
-    def stages(self) -> Sequence[Stage]:
-        stages = list(super().stages())
-        code = self.net.bottleneck
-        if isinstance(code, DenseCode):
-            learn = stages[0]
-            stages[:1] = [learn, Stage(self._study, 1, code.close, learns=False), learn]
-        if self.atlas is not None:
-            stages.insert(0, Stage(self._average, 1, learns=False))
-        return stages
-
-    def _average(self, x: Tensor) -> Iterator[Update]:
-        assert self.atlas is not None
-        self.atlas.update(self.mirrored(x))
-        yield from ()
-
-    def _study(self, x: Tensor) -> Iterator[Update]:
-        code = self.net.bottleneck
-        assert isinstance(code, DenseCode)
-        code.measure(self.net.encode(self._deviation(self.mirrored(x))))
-        yield from ()
-
     def training_step(self, x: Tensor) -> Iterator[Update]:
         seen = x if self.corruption == "none" else corrupt(self.corruption, x, self.amount)
         yield "net", self._error(self._rebuild(seen), x)
@@ -141,12 +115,8 @@ class AE(Reconstruction):
         return x_hat * brain_of(x)
 
     def _rebuild(self, x: Tensor) -> Tensor:
-        x_hat: Tensor = self.net(self._deviation(x)).to(x.dtype)
-        return x_hat if self.atlas is None else x_hat + self.atlas.mean
-
-    def _deviation(self, x: Tensor) -> Tensor:
-        """What the network sees of windows: with `atlas`, their deviation from the mean scan."""
-        return x if self.atlas is None else (x - self.atlas.mean) * brain_of(x)
+        x_hat: Tensor = self.net(self.deviation(x))
+        return self.scan(x_hat.to(x.dtype))
 
     def _error(self, x_hat: Tensor, x: Tensor) -> Tensor:
         difference = x_hat - x

@@ -60,6 +60,8 @@ class DoSE(Reconstruction):
         residual: how a scan and its reconstruction are compared, a name in `volad.residual`.
         remembered: training scans whose statistics make the densities.
         bandwidth: of these densities, in standard deviations of the statistic.
+        atlas: the networks, then without normalisation, take and give what deviates from the mean
+            healthy scan; needs `grid`.
     """
 
     windows: ClassVar[tuple[Window, ...]] = ("volume",)  # scores are of whole scans
@@ -81,13 +83,15 @@ class DoSE(Reconstruction):
         residual: str = "squared",
         remembered: int = 1024,
         bandwidth: float = 0.2,
+        atlas: bool = False,
     ) -> None:
         if members < 2:
             raise ValueError(f"members must be 2 or more, got {members}")
-        super().__init__(residual)
+        super().__init__(residual, grid, channels=channels, atlas=atlas)
         self.scale, self.samples = scale, samples
         self.members = nn.ModuleList(
-            GaussianAutoencoder(3, channels, features, convs, code, grid) for _ in range(members)
+            GaussianAutoencoder(3, channels, features, convs, code, grid, normalise=not atlas)
+            for _ in range(members)
         )
         self.density = _KernelDensity(remembered, STATISTICS, bandwidth)
 
@@ -101,8 +105,9 @@ class DoSE(Reconstruction):
         return self._negative_elbo(x, sample=False)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        x_hat = torch.stack([member(x) for member in self.members]).mean(dim=0)
-        return x_hat.to(x.dtype) * brain_of(x)
+        seen = self.deviation(x)
+        x_hat = torch.stack([member(seen) for member in self.members]).mean(dim=0)
+        return self.scan(x_hat.to(x.dtype)) * brain_of(x)
 
     @torch.no_grad()
     def scan_scores(self, x: Tensor, score: Tensor, x_hat: Tensor | None) -> ScanScores:
@@ -115,17 +120,18 @@ class DoSE(Reconstruction):
 
     def evidence(self, x: Tensor) -> _Evidence:
         """What the ensemble makes of scans `(B, C, *S)`."""
-        looks = [self._look(member, x) for member in self.members]
-        size = brain_of(x).flatten(1).sum(dim=1).clamp(min=1)
+        inside = brain_of(x)
+        looks = [self._look(member, self.deviation(x), inside) for member in self.members]
+        size = inside.flatten(1).sum(dim=1).clamp(min=1)
         statistics = torch.stack([statistics for statistics, _ in looks]).mean(dim=0)
         voxels = torch.stack([likelihood for _, likelihood in looks])
         criterion = per_window(voxels.mean(dim=0) - voxels.var(dim=0)) - statistics[:, 0]
         return _Evidence(statistics / size[:, None], -criterion / size)
 
-    def _look(self, member: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(self, member: nn.Module, x: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
         """A member's statistics `(B, STATISTICS)`, and expected log-likelihoods `(B, C, *S)`."""
         assert isinstance(member, GaussianAutoencoder)
-        inside, posterior = brain_of(x), member.posterior(x)
+        posterior = member.posterior(x)
         prior = standard(posterior.mean)
         voxels, weights = torch.zeros_like(x), []
         random = torch.Generator().manual_seed(0)
@@ -150,13 +156,10 @@ class DoSE(Reconstruction):
 
     def _negative_elbo(self, x: Tensor, sample: bool) -> Tensor:
         """The mean over members and windows, in nats; at a sample of the code or its mean."""
-        losses = []
+        losses, seen, inside = [], self.deviation(x), brain_of(x)
         for member in self.members:
             assert isinstance(member, GaussianAutoencoder)
-            posterior = member.posterior(x)
-            x_hat = member.generate(posterior.rsample() if sample else posterior.mean, x)
-            found = log_likelihood(x, x_hat, brain_of(x), self.scale)
-            losses.append(rate(posterior) - per_window(found))
+            losses.append(member.negative_elbo(seen, inside, self.scale, sample=sample))
         return torch.stack(losses).mean()
 
 

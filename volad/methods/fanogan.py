@@ -2,18 +2,19 @@
 
 Method: Schlegl et al., "f-AnoGAN: Fast unsupervised anomaly detection with generative adversarial
 networks", Medical Image Analysis 54 (2019), with the loss izi_f; the critic's after Gulrajani et
-al. (NeurIPS 2017). Differs from it: windows are 3D, as in Simarro Viana et al. (BrainLes
-2020), and of any shape; critic and encoder are plain strided convolutions without normalisation,
-and the generator convolutions with group normalisation and interpolation, instead of residual
-blocks with layer and batch normalisation; they are narrower, and a convolution to a quarter of the
-channels stands before or behind their linear layers, so that volumes fit; the generator's output is
-linear, not tanh; the critic's updates for one of the generator share its batch and differ in the
-codes drawn; Adam instead of RMSProp for the encoder; both stages have as many epochs as asked for,
-and the best one is kept, on healthy windows: of the GAN by the energy score of what it generates,
-of the encoder by its loss; reconstructions are cut to the brain, but the GAN also learns the air
+al. (NeurIPS 2017). Differs from it: windows are 3D, as in Simarro Viana et al. (BrainLes 2020), and
+of any shape; critic and encoder are plain strided convolutions without normalisation, and the
+generator convolutions with group normalisation and interpolation, instead of residual blocks with
+layer and batch normalisation; they are narrower, and a convolution to a quarter of the channels
+stands before or behind their linear layers, so that volumes fit; the generator's output is linear,
+not tanh; the critic's updates for one of the generator share its batch and differ in the codes
+drawn; Adam instead of RMSProp for the encoder; both stages have as many epochs as asked for, and
+the best one is kept, on healthy windows: of the GAN by the energy score of what it generates, of
+the encoder by its loss; reconstructions are cut to the brain, but the GAN also learns the air
 around it; the image's part of the encoder's loss and of the scan's score is a mean over the brain;
-the map may be any residual and, on aligned volumes, standardised voxel by voxel with the residuals
-of healthy scans; there is no score by the distance of codes.
+the map may be any residual; on aligned volumes the networks may take and give what deviates from
+the mean healthy scan, and residuals may be standardised voxel by voxel with those of healthy scans;
+there is no score by the distance of codes.
 """
 
 from __future__ import annotations
@@ -52,8 +53,10 @@ class FAnoGAN(Reconstruction):
         residual: how a window and its reconstruction are compared, a name in `volad.residual`.
         standardise: divide residuals by their healthy spread at each voxel; for whole volumes.
         floor: added to that spread, in units of the image.
-        mirror: take that spread from every scan and its mirror image (first spatial axis), for
+        mirror: take atlas and spread from every scan and its mirror image (first spatial axis), for
             grids that are symmetric about the middle.
+        atlas: the networks take and give what deviates from the mean healthy scan; for whole
+            volumes.
     """
 
     windows: ClassVar[tuple[Window, ...]] = ("volume", "patch")
@@ -73,8 +76,9 @@ class FAnoGAN(Reconstruction):
         standardise: bool = False,
         floor: float = 0.05,
         mirror: bool = False,
+        atlas: bool = False,
     ) -> None:
-        super().__init__(residual, grid, standardise, floor, channels, mirror)
+        super().__init__(residual, grid, standardise, floor, channels, mirror, atlas)
         self.grid, self.code = tuple(grid), code
         self.critic_steps, self.penalty, self.kappa = critic_steps, penalty, kappa
         self.generator = WindowGenerator(code, channels, features, grid)
@@ -82,12 +86,13 @@ class FAnoGAN(Reconstruction):
         self.encoder = WindowEncoder(channels, code, features, grid)
         self._generating = False  # which stage a validation is of
 
-    def stages(self) -> Sequence[Stage]:
-        return [Stage(self.adversarial_step), *super().stages()]
+    def learning(self) -> Sequence[Stage]:
+        return [Stage(self.adversarial_step), *super().learning()]
 
     def adversarial_step(self, x: Tensor) -> Iterator[Update]:
         """The first stage's updates: of the critic, then of the generator."""
         self._generating = True
+        x = self.deviation(x)
         for _ in range(self.critic_steps):
             with torch.no_grad():
                 fake = self._draw(x)
@@ -96,7 +101,7 @@ class FAnoGAN(Reconstruction):
 
     def training_step(self, x: Tensor) -> Iterator[Update]:
         self._generating = False
-        x_hat: Tensor = frozen(self.generator, self.encoder(x))
+        x_hat = self.scan(frozen(self.generator, self.encoder(self.deviation(x))))
         yield "encoder", self.anomaly(x, x_hat * brain_of(x))
 
     def validation_loss(self, x: Tensor) -> Tensor:
@@ -106,7 +111,7 @@ class FAnoGAN(Reconstruction):
         draws = torch.Generator().manual_seed(0)  # the same in every epoch
         codes = torch.randn(SAMPLES, self.code, generator=draws).to(x.device)
         drawn = self.generator(codes).to(x.dtype)
-        pairs = zip(x, brain_of(x), strict=True)
+        pairs = zip(self.deviation(x), brain_of(x), strict=True)
         scores = [energy_score(drawn * inside, one[None]) for one, inside in pairs]
         return torch.stack(scores).mean()
 
@@ -115,8 +120,8 @@ class FAnoGAN(Reconstruction):
             raise ValueError(
                 f"this model scores windows of {self.grid} voxels, got {tuple(x.shape[2:])}"
             )
-        x_hat: Tensor = self.generator(self.encoder(x))
-        return x_hat.to(x.dtype) * brain_of(x)
+        x_hat: Tensor = self.generator(self.encoder(self.deviation(x)))
+        return self.scan(x_hat.to(x.dtype)) * brain_of(x)
 
     def scan_scores(self, x: Tensor, score: Tensor, x_hat: Tensor | None) -> ScanScores:
         """Also `anomaly`, Schlegl et al.'s A(x): the residual of image and critic's features."""
@@ -133,7 +138,8 @@ class FAnoGAN(Reconstruction):
         critic's features are convolutions.
         """
         image = brain_mean((x_hat - x).square(), x)
-        seen, expected = (frozen(self.critic.features, y) for y in (x_hat, x))
+        both = (self.deviation(y, brain_of(x)) for y in (x_hat, x))
+        seen, expected = (frozen(self.critic.features, y) for y in both)
         return image + self.kappa * mse_loss(seen.float(), expected.float())
 
     def _draw(self, x: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ Method: Baur et al., "Autoencoders for unsupervised anomaly segmentation in brai
 comparative study", Medical Image Analysis 69 (2021), for the network and the residual; Zimmerer et
 al., "Unsupervised anomaly localization using variational auto-encoders", MICCAI 2019, for the
 scores from gradients. Differs from them: strided convolutions with kernel 3 and group
-normalisation, 3D; loss and scores are taken inside the brain only; the likelihood's scale is an
-argument (both have 1); no dropout; gradients are taken at the mean code, not at a sample; the
-combination does not rescale the gradient map to 0..1, which would make a window's scores depend on
-its own extremes; on aligned volumes the residual may be standardised voxel by voxel with the
-residuals of healthy scans.
+normalisation, 3D; a dense code starts from principal components (`DenseCode`), and with `atlas` the
+network explains what deviates from the mean healthy scan; loss and scores are taken inside the
+brain only; the likelihood's scale is an argument (both have 1); no dropout; gradients are taken at
+the mean code, not at a sample; the combination does not rescale the gradient map to 0..1, which
+would make a window's scores depend on its own extremes; on aligned volumes the residual may be
+standardised voxel by voxel with the residuals of healthy scans.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from volad.methods._base import Reconstruction, Update
 from volad.tensors import brain_of
-from volad.variational import LIKELIHOODS, GaussianAutoencoder, log_likelihood, per_window, rate
+from volad.variational import LIKELIHOODS, GaussianAutoencoder, rate
 
 __all__ = ["VAE"]
 
@@ -41,13 +42,15 @@ class VAE(Reconstruction):
         features: feature channels of each level; each level halves the resolution.
         convs: convolutions per level.
         bottleneck: `spatial` keeps a coarse map of codes; `dense` has one vector for the window
-            and needs `grid`.
+            and needs `grid`; it is trained twice as long, first without the code.
         code: channels of the spatial code, or length of the dense one.
         grid: spatial shape of aligned whole volumes, in voxels; None for patches and slices.
         standardise: divide residuals by their healthy spread at each voxel; needs `grid`.
         floor: added to that spread, in units of the image.
-        mirror: take that spread from every scan and its mirror image (first spatial axis), for
+        mirror: take atlas and spread from every scan and its mirror image (first spatial axis), for
             grids that are symmetric about the middle.
+        atlas: the network, then without normalisation, takes and gives what deviates from the mean
+            healthy scan; needs `grid`.
         likelihood: `gaussian` (squared errors, as Zimmerer et al.) or `laplace` (absolute ones, as
             Baur et al.).
         scale: its standard deviation, or the Laplace distribution's scale, in units of the image:
@@ -74,6 +77,7 @@ class VAE(Reconstruction):
         standardise: bool = False,
         floor: float = 0.05,
         mirror: bool = False,
+        atlas: bool = False,
         likelihood: str = "gaussian",
         scale: float = 0.1,
         residual: str = "squared",
@@ -88,11 +92,17 @@ class VAE(Reconstruction):
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        super().__init__(residual, grid, standardise, floor, channels, mirror)
+        super().__init__(residual, grid, standardise, floor, channels, mirror, atlas)
         self.likelihood, self.scale = likelihood, scale
         self.score, self.blur = score, blur
         self.net = GaussianAutoencoder(
-            spatial_dims, channels, features, convs, code, grid if bottleneck == "dense" else None
+            spatial_dims,
+            channels,
+            features,
+            convs,
+            code,
+            grid if bottleneck == "dense" else None,
+            normalise=not atlas,
         )
 
     def training_step(self, x: Tensor) -> Iterator[Update]:
@@ -102,8 +112,8 @@ class VAE(Reconstruction):
         return self.negative_elbo(x).mean()
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        x_hat: Tensor = self.net(x)
-        return x_hat.to(x.dtype) * brain_of(x)
+        x_hat: Tensor = self.net(self.deviation(x))
+        return self.scan(x_hat.to(x.dtype)) * brain_of(x)
 
     def compare(self, x: Tensor, x_hat: Tensor) -> Tensor:
         if self.score == "residual":
@@ -116,14 +126,14 @@ class VAE(Reconstruction):
 
     def divergence(self, x: Tensor) -> Tensor:
         """KL divergence of windows' codes from their prior, in nats: `(B, C, *S)` to `(B,)`."""
-        return rate(self.net.posterior(x))
+        return rate(self.net.posterior(self.deviation(x)))
 
     def negative_elbo(self, x: Tensor, sample: bool = False) -> Tensor:
         """`-log p(x | z) + KL`, z the mean code or a sample, in nats: `(B, C, *S)` to `(B,)`."""
-        posterior = self.net.posterior(x)
-        x_hat = self.net.generate(posterior.rsample() if sample else posterior.mean, x)
-        found = log_likelihood(x, x_hat, brain_of(x), self.scale, self.likelihood)
-        return rate(posterior) - per_window(found)
+        # Deviations of both from one mean scan differ by as much as the two.
+        return self.net.negative_elbo(
+            self.deviation(x), brain_of(x), self.scale, self.likelihood, sample=sample
+        )
 
     def _slope(self, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Absolute gradient of `function` at windows `(B, C, *S)`, smoothed: `(B, 1, *S)`."""

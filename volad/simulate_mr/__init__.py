@@ -7,7 +7,7 @@ was trained on it says so.
 from __future__ import annotations
 
 from volad.simulate_mr.contrast import CONTRASTS, Contrast, draw_contrast
-from volad.simulate_mr.files import write_scans
+from volad.simulate_mr.files import KINDS, write_scans
 from volad.simulate_mr.windows import SimulatedSet
 
-__all__ = ["CONTRASTS", "Contrast", "SimulatedSet", "draw_contrast", "write_scans"]
+__all__ = ["CONTRASTS", "KINDS", "Contrast", "SimulatedSet", "draw_contrast", "write_scans"]

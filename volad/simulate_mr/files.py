@@ -20,33 +20,42 @@ from volad.io.table import csv_text
 from volad.simulate_mr.windows import draw
 from volad.tissues import Map, kept_tissues, load, prepared_t1
 
-__all__ = ["NOTE", "write_scans"]
+__all__ = ["KINDS", "NOTE", "write_scans"]
 
 #: The header's `descrip` of every simulated MR.
 NOTE = "volad: SIMULATED MR, no patient's scan"
 #: What the scans become, in turn; `any` is of no scanner, so no promise is made for it.
 KINDS = ("flair", "t2", "t1", "pd")
-#: The one that the scan is already.
+#: The one that a scan is already.
 REAL = "t1"
 
 
 def write_scans(
-    rows: Sequence[Row], folder: Path, cache_dir: Path, *, seed: int = 1, workers: int = 0
+    rows: Sequence[Row],
+    folder: Path,
+    cache_dir: Path,
+    *,
+    kinds: Sequence[str] = KINDS,
+    together: bool = False,
+    seed: int = 1,
+    workers: int = 0,
 ) -> Path:
-    """Simulate an MR of each healthy T1, and write it and a manifest; what is there is kept.
-
-    Every fourth scan stays the T1 that it is, so that a threshold set on them is one for real T1,
-    too.
+    """Simulate MRs of healthy T1 scans, and write them and a manifest; what is there is kept.
 
     Args:
         rows: the T1 scans.
         folder: where `images/NAME_simulated_KIND.nii.gz` and `manifest.csv` go.
         cache_dir: folder of prepared T1 scans and their tissues.
+        kinds: names in `CONTRASTS`, which the scans become in turn. Those whose turn is `t1` stay
+            as they are, so that a threshold set on them is one for real T1, too.
+        together: each scan becomes all of `kinds`, simulated T1 included, as the channels of one
+            head.
         seed: of all draws.
         workers: processes that preprocess.
 
     Returns:
-        The path of the manifest: subject, split, image, sha256, contrast, and whether simulated.
+        The path of the manifest: subject, split, image, sha256, contrast, whether simulated, and
+        the further channels' columns.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     jobs = zip(
@@ -58,44 +67,48 @@ def write_scans(
     lines = []
     bar = tqdm(jobs, "simulate", len(rows), unit="scan", disable=distributed.hide_bar())
     for index, (row, tissues, t1) in enumerate(bar):
-        kind = KINDS[index % len(KINDS)]
-        if kind == REAL:
-            lines.append(_line(row, str(row.image.resolve()), row, kind, "no"))
+        mine = kinds if together else [kinds[index % len(kinds)]]
+        if not together and mine[0] == REAL:
+            lines.append(_line(row, str(row.image.resolve()), row, REAL, "no"))
             continue
-        image = f"images/{row.scan.name}_simulated_{kind}.nii.gz"
-        if not (folder / image).exists():
+        images = [f"images/{row.scan.name}_simulated_{kind}.nii.gz" for kind in mine]
+        if not all((folder / image).exists() for image in images):
             random = np.random.default_rng((seed, index))
             known = load(tissues)
-            values, _ = draw(
-                known, read_cached(t1)["image"].numpy()[0], random, real=False, kind=kind
-            )
-            write_new(folder / image, *_posed(values, known.affine, random), NOTE)
-        made = replace(row, image=folder / image, sha256="")
-        lines.append(_line(row, image, made, kind, "yes"))
+            prepared = read_cached(t1)["image"].numpy()[0]
+            values, _ = draw(known, prepared, random, real=False, kinds=mine)
+            posed, affine = _posed(values, known.affine, random)
+            for image, volume in zip(images, posed, strict=True):
+                write_new(folder / image, volume, affine, NOTE)
+        made = replace(row, image=folder / images[0], sha256="")
+        line = _line(row, images[0], made, "+".join(mine), "yes")
+        lines.append(line | dict(zip(mine[1:], images[1:], strict=True)))
     write_text(folder / "manifest.csv", csv_text(list(lines[0]), lines))
     return folder / "manifest.csv"
 
 
-def _line(row: Row, image: str, made: Row, kind: str, simulated: str) -> dict[str, str]:
+def _line(row: Row, image: str, made: Row, contrast: str, simulated: str) -> dict[str, str]:
     facts = {"subject": row.subject, "split": row.split, "image": image}
-    facts |= {"sha256": input_sha256(made.scan), "contrast": kind}
+    facts |= {"sha256": input_sha256(made.scan), "contrast": contrast}
     return {**facts, "simulated": simulated}
 
 
 def _posed(
-    image: Map, affine: NDArray[np.float64], random: np.random.Generator
-) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
-    """The brain as it lies in a scanner, on a grid of its own: values and affine to RAS mm."""
+    images: Sequence[Map], affine: NDArray[np.float64], random: np.random.Generator
+) -> tuple[list[NDArray[np.int16]], NDArray[np.float64]]:
+    """A brain as it lies in a scanner, on a grid of its own: its images and affine to RAS mm."""
     turn = Rotation.from_euler("xyz", random.normal(0, 3, 3), degrees=True).as_matrix()
     pose = np.eye(4)
     pose[:3, :3] = turn * random.normal(1.09, 0.03, 3)  # real heads are smaller than MNI152's
     pose[:3, 3] = random.normal(0, 3, 3)
     spacing = np.array([1.5, 1.5, random.uniform(1.5, 3.5)])
-    extent = np.array(image.shape) * np.linalg.norm(affine[:3, :3], axis=0)
+    size = np.array(images[0].shape)
+    extent = size * np.linalg.norm(affine[:3, :3], axis=0)
     shape = tuple(int(n) for n in np.ceil(extent / spacing))
     grid = np.diag([*spacing, 1.0])
-    middle = affine[:3, :3] @ ((np.array(image.shape) - 1) / 2) + affine[:3, 3]
+    middle = affine[:3, :3] @ ((size - 1) / 2) + affine[:3, 3]
     grid[:3, 3] = middle - spacing * (np.array(shape) - 1) / 2
     to_image = np.linalg.inv(affine) @ pose @ grid
-    moved = ndimage.affine_transform(image, to_image[:3, :3], to_image[:3, 3], shape, order=1)
-    return np.round(1000 * moved).astype(np.int16), grid
+    matrix, offset = to_image[:3, :3], to_image[:3, 3]
+    moved = [ndimage.affine_transform(one, matrix, offset, shape, order=1) for one in images]
+    return [np.round(1000 * one).astype(np.int16) for one in moved], grid

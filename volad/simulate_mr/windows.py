@@ -94,7 +94,7 @@ class SimulatedSet:
         random = np.random.default_rng((self._epoch, index))
         tissues = load(self.tissues[index])
         t1 = read_cached(self.scans[index])["image"].numpy()[0]
-        image, brain = draw(tissues, t1, random, real=random.random() < self.real)
+        (image,), brain = draw(tissues, t1, random, real=random.random() < self.real)
         affine = torch.from_numpy(tissues.affine)
         sample = self.scale(
             {
@@ -117,24 +117,29 @@ def _spread(x: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def draw(
-    tissues: Tissues, t1: Map, random: np.random.Generator, *, real: bool, kind: str | None = None
-) -> tuple[Map, Any]:
-    """One MR `(X, Y, Z)` of a brain, and its brain mask: simulated, or the T1 with new noise.
+    tissues: Tissues,
+    t1: Map,
+    random: np.random.Generator,
+    *,
+    real: bool,
+    kinds: Sequence[str | None] = (None,),
+) -> tuple[list[Map], Any]:
+    """MRs `(X, Y, Z)` of one brain, and their brain mask: simulated, or the T1 with new noise.
 
     Args:
         tissues: of the T1.
         t1: `(X, Y, Z)` the prepared T1, without bias.
         random: of all draws.
-        real: keep the T1's contrast as it is.
-        kind: of the contrast, a name in `CONTRASTS`; None: any.
+        real: keep the T1's contrast as it is, in one image.
+        kinds: the contrast of each image, a name in `CONTRASTS`; None: any.
     """
-    image = t1
+    images = [t1]
     if not real:
         detail = detail_of(tissues, t1)
         # Squares: most brains are not old.
         tissues = aged(tissues, 4 * random.random() ** 2, random.random() ** 2, random)
-        image = image_of(tissues, detail, draw_contrast(random, kind), random)
+        images = [image_of(tissues, detail, draw_contrast(random, kind), random) for kind in kinds]
     mask = brain_of_head(tissues, random).astype(np.float32)
-    image, mask = moved([image, mask], float(tissues.spacing_mm[0]), random)
+    *images, mask = moved([*images, mask], float(tissues.spacing_mm[0]), random)
     brain = mask > 0.5
-    return scanned(image, brain, random), brain
+    return [scanned(image, brain, random) for image in images], brain
