@@ -13,18 +13,18 @@ import torch
 from volad import bundle, simulate_ct, simulate_mr, skeleton
 from volad.cache import fill_cache, read_cached
 from volad.calibrate import Calibration, Promise
-from volad.calibrate.measure import describe_steps, measure_all, refuse_known
-from volad.calibrate.target import TRAINED_ON, save, target, trained_on
+from volad.calibrate.session import Session, calibrate_together
+from volad.calibrate.target import TRAINED_ON
 from volad.data import Row, read_split
 from volad.errors import UsageError
 from volad.io import Scan, find_scans, write_json
 from volad.outputs import Outcome
 from volad.pipeline import Pipeline
 from volad.preprocess.intensity import learn_landmarks
-from volad.scan_check.fitting import fit, values_of
+from volad.scan_check.fitting import fit
 from volad.skeleton.training import Simulated
 
-__all__ = ["calibrate", "device_setting", "segment", "train"]
+__all__ = ["calibrate", "device_setting", "learn", "segment", "train"]
 
 #: Share of a healthy brain's voxels that may score above the threshold, unless asked otherwise.
 DEFAULT_RATE = 0.001
@@ -91,6 +91,27 @@ def train(
     method: str,
     root: str | os.PathLike[str],
     *,
+    device: str = "auto",
+    rate: float = DEFAULT_RATE,
+    **how: Any,
+) -> Calibration:
+    """Make a bundle for a method, train it on healthy scans, and calibrate its threshold.
+
+    Args:
+        method: name of the method.
+        root: folder of the bundle.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        rate: false-positive rate to calibrate for.
+        how: everything else that `learn` takes.
+    """
+    healthy = learn(method, root, device=device, rate=rate, **how)
+    return calibrate(root, healthy, rate=rate, device=device, output=root)
+
+
+def learn(
+    method: str,
+    root: str | os.PathLike[str],
+    *,
     manifest: str | os.PathLike[str],
     data_dir: str | os.PathLike[str],
     arguments: Mapping[str, Any] | None = None,
@@ -105,8 +126,8 @@ def train(
     rate: float = DEFAULT_RATE,
     simulate: Simulated | None = None,
     channels: Sequence[str] = (),
-) -> Calibration:
-    """Make a bundle for a method, train it on healthy scans, and calibrate its threshold.
+) -> list[Scan]:
+    """Make a bundle for a method and train it on healthy scans; the threshold is still to be set.
 
     Called again on the same folder, a training that was cut short goes on from its checkpoint.
 
@@ -124,12 +145,15 @@ def train(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: processes that preprocess.
         cache_dir: folder for preprocessed scans; default: `cache` in the bundle.
-        rate: false-positive rate to calibrate for.
+        rate: false-positive rate to calibrate for, which the scans have to be enough for.
         simulate: the scans are healthy T1 with skull; CTs, or MRs of any contrast, are simulated of
             them to learn from, and to calibrate with. Such a bundle has no scan check: what is
             usual in simulated scans says nothing of real ones.
         channels: names of several channels, the first that of the manifest's `image`, each other
             one a column there; their intensities are scaled by each scan's own range.
+
+    Returns:
+        Healthy scans to calibrate on.
     """
     folder = Path(root)
     cache = Path(cache_dir) if cache_dir is not None else folder / "cache"
@@ -189,11 +213,9 @@ def train(
         made = write_scans(
             rows["validation"], cache / f"simulated_{simulate}", cache, workers=workers
         )
-        healthy = find_scans(made)
-    else:
-        _fit_scan_check(folder, rows, cache, workers, device)
-        healthy = [row.scan for row in rows["validation"]]
-    return calibrate(folder, healthy, rate=rate, device=device, output=folder)
+        return find_scans(made)
+    _fit_scan_check(folder, rows, cache, workers, device)
+    return [row.scan for row in rows["validation"]]
 
 
 def _fit_scan_check(
@@ -250,31 +272,11 @@ def calibrate(
         force: take scans, too, that the scan check refuses; it lets their like pass from then on.
     """
     folder = bundle.find(root)
-    into = target(folder, output, bundle.shelf())
     if isinstance(healthy, (str, os.PathLike)):
         healthy = find_scans(Path(healthy), channels=bundle.channels(folder))
     scans = list(healthy)
     promise = promise or Promise(rate=rate).eased(len(scans))
-    promise.require(len(scans))  # before an hour's work, and again for those that were measured
-    refuse_known(scans, trained_on(folder))
-    parser = bundle.open_config(
-        folder,
-        "inference",
-        {
-            "device": device_setting(device),
-            "threshold": 0.0,
-            **({"force": True} if force else {}),
-        },
+    session = Session(
+        folder, scans, promise, device=device_setting(device), output=output, force=force
     )
-    pipeline: Pipeline = bundle.build(parser, "pipeline")
-    checked: list[Any] = []
-    measured = measure_all(pipeline, scans, lambda scored: checked.append(scored["scan_check"]))
-    found = Calibration.fit(measured, promise, describe_steps(pipeline))
-    files = {"calibration.json": found.to_json()}
-    if pipeline.scan_check is not None:
-        names = [{"name": one.name, "sha256": one.sha256} for one in measured]
-        values = [values_of(facts) for facts in checked]
-        check = pipeline.scan_check.recalibrated(values, names, widen=force)
-        files["scan_check.json"] = check.to_json()
-    save(folder, into, files)
-    return found
+    return calibrate_together([session], scans)[0]

@@ -152,6 +152,11 @@ def settings(root: str | os.PathLike[str], name: str) -> Any:
     return parts
 
 
+def recipe(root: str | os.PathLike[str]) -> str:
+    """What a bundle's preparation of scans depends on: bundles with the same one prepare alike."""
+    return json.dumps(settings(root, "preprocessing"), sort_keys=True, default=str)
+
+
 def load_weights(
     network: Method, path: str | os.PathLike[str], device: torch.device | str
 ) -> Method:

@@ -24,7 +24,7 @@ from volad.preprocess.steps import Sample
 from volad.scan_check import ScanCheck
 from volad.scan_check.gate import admit, look_back
 
-__all__ = ["Pipeline", "Result", "prepare"]
+__all__ = ["Pipeline", "Result", "Shared", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,24 @@ def prepare(
         with clock(_name(step)):
             sample = step(sample)
     return {**sample, "seconds": clock.seconds}
+
+
+class Shared:
+    """A scan that several bundles look at: prepared once for all that prepare it alike.
+
+    Args:
+        scan: which one.
+    """
+
+    def __init__(self, scan: Scan) -> None:
+        self.scan = scan
+        self._samples: dict[str, Sample] = {}
+
+    def sample(self, preprocessing: Compose, recipe: str) -> Sample:
+        """The scan as a bundle prepares it, whose `volad.bundle.recipe` this is."""
+        if recipe not in self._samples:
+            self._samples[recipe] = prepare(preprocessing, self.scan)
+        return self._samples[recipe]
 
 
 class Pipeline:

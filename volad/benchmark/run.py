@@ -27,12 +27,13 @@ from volad import api, bundle
 from volad.batch.resume import earlier
 from volad.benchmark.data import Ready, make_training
 from volad.benchmark.plan import Detector, Plan, Source, seeds_of
+from volad.calibrate import Promise
+from volad.calibrate.session import Session, calibrate_together
 from volad.errors import UsageError, VoladError
-from volad.io import write_json
+from volad.io import Scan, write_json
 from volad.io.digest import sha256_of
 from volad.outputs import Outputs, write_outputs
-from volad.pipeline import Pipeline, prepare
-from volad.preprocess.steps import Sample
+from volad.pipeline import Pipeline, Shared
 from volad.provenance import parameters, scan_parameters
 
 __all__ = ["Run", "judges_of", "score", "train_all"]
@@ -57,36 +58,50 @@ class Run:
 
 def train_all(plan: Plan, out: Path, device: str) -> list[Run]:
     """Find finished bundles, and train and calibrate those that are not there yet."""
-    runs = []
+    runs: list[Run] = []
+    todo: dict[tuple[Scan, ...], list[Run]] = {}
     healthy = plan.training and make_training(plan.training, out / "data", out / "cache")
     for detector, seed in seeds_of(plan.detectors):
         if detector.bundle is not None:
             runs.append(Run(detector.name, detector.name, bundle.find(detector.bundle)))
         else:
             assert healthy is not None
-            runs.append(_trained(healthy, detector, seed or 0, out, device))
+            runs.append(_run_of(detector, seed or 0, out))
+            if not (runs[-1].root / "models" / "calibration.json").exists():
+                found = _learned(healthy, detector, seed or 0, runs[-1], out, device)
+                todo.setdefault(tuple(found), []).append(runs[-1])
+    for healthy_scans, learned in todo.items():
+        scans = list(healthy_scans)
+        promise = Promise(rate=api.DEFAULT_RATE).eased(len(scans))
+        setting = api.device_setting(device)
+        sessions = [Session(run.root, scans, promise, device=setting) for run in learned]
+        calibrate_together(sessions, scans)
     return runs
 
 
-def _trained(healthy: Source, detector: Detector, seed: int, out: Path, device: str) -> Run:
-    assert detector.method is not None
+def _run_of(detector: Detector, seed: int, out: Path) -> Run:
     name = f"{detector.name}-seed{seed}"
-    root = out / "bundles" / name
-    if not (root / "models" / "calibration.json").exists():
-        log.info("training %s", name)
-        api.train(
-            detector.method,
-            root,
-            manifest=healthy.manifest,
-            data_dir=healthy.data_dir,
-            channels=healthy.channels,
-            arguments=detector.arguments,
-            **detector.preparation,
-            training={**detector.training, "seed": seed},
-            device=device,
-            cache_dir=out / "cache",
-        )
-    return Run(name, detector.name, root)
+    return Run(name, detector.name, out / "bundles" / name)
+
+
+def _learned(
+    healthy: Source, detector: Detector, seed: int, run: Run, out: Path, device: str
+) -> list[Scan]:
+    """Train a run, or go on with it, up to its calibration; the scans for that."""
+    assert detector.method is not None
+    log.info("training %s", run.name)
+    return api.learn(
+        detector.method,
+        run.root,
+        manifest=healthy.manifest,
+        data_dir=healthy.data_dir,
+        channels=healthy.channels,
+        arguments=detector.arguments,
+        **detector.preparation,
+        training={**detector.training, "seed": seed},
+        device=device,
+        cache_dir=out / "cache",
+    )
 
 
 def judges_of(runs: Sequence[Run], data: Ready) -> list[Run]:
@@ -118,14 +133,13 @@ def score(runs: Sequence[Run], data: Ready, out: Path, device: str) -> dict[str,
     folders = {run.name: out / "results" / run.name / data.name for run in runs}
     judged = [_Judged.of(run, data, folders[run.name], device) for run in runs]
     for scan in tqdm(data.scans, desc=data.name, unit="scan", disable=None):
-        prepared: dict[str, Sample] = {}
+        shared = Shared(scan)
         for one in judged:
             made_with = scan_parameters(one.common, scan)
             if earlier(one.outputs, scan, made_with) is not None:
                 continue
-            if one.recipe not in prepared:
-                prepared[one.recipe] = prepare(one.pipeline.preprocessing, scan)
-            result = one.pipeline.finish(one.pipeline.score(prepared[one.recipe]))
+            sample = shared.sample(one.pipeline.preprocessing, one.recipe)
+            result = one.pipeline.finish(one.pipeline.score(sample))
             write_outputs(one.outputs, scan, result, one.pipeline, one.identity, made_with)
     return folders
 
@@ -138,7 +152,7 @@ class _Judged:
         outputs: where its results go.
         pipeline: its bundle's.
         identity: its bundle.
-        recipe: how it prepares scans; runs with the same one can share them.
+        recipe: how it prepares scans (`volad.bundle.recipe`).
         common: what its results depend on (`volad.provenance.parameters`).
     """
 
@@ -158,9 +172,8 @@ class _Judged:
         parser = bundle.open_config(run.root, "inference", settings)
         pipeline: Pipeline = bundle.build(parser, "pipeline")
         outputs = Outputs(folder, save_brain=True, stats=False, report=False)
-        recipe = json.dumps(bundle.settings(run.root, "preprocessing"), sort_keys=True, default=str)
         common = parameters(pipeline, identity, outputs.wanted())
-        return cls(outputs, pipeline, identity, recipe, common)
+        return cls(outputs, pipeline, identity, bundle.recipe(run.root), common)
 
 
 def _stamp(run: Run, identity: bundle.Identity, data: Ready) -> dict[str, Any]:

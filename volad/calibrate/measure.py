@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 from scipy import ndimage
-from tqdm import tqdm
 
 from volad.calibrate.curves import COUNTED, HealthyScan, rounded_up, tail_of
-from volad.errors import InputError, VoladError
+from volad.errors import InputError
 from volad.io import Scan, input_sha256
-from volad.pipeline import Pipeline, prepare
+from volad.pipeline import Pipeline
 from volad.postprocess import DropSmallLesions, Threshold
 from volad.preprocess.steps import Sample
 
-__all__ = ["describe_steps", "measure", "measure_all", "refuse_known"]
+__all__ = ["describe_steps", "measure", "refuse_known"]
 
 _NEIGHBOURS = np.ones((3, 3, 3))
-
-
-def measure_all(
-    pipeline: Pipeline, scans: Sequence[Scan], look: Callable[[Sample], None] = lambda _: None
-) -> list[HealthyScan]:
-    """Score and count scans: one that fails stops it, since leaving it out would flatter.
-
-    Args:
-        pipeline: of the bundle.
-        scans: the healthy scans.
-        look: called with each scored sample.
-    """
-    found = []
-    for scan in tqdm(scans, desc="calibrate", unit="scan", disable=None):
-        try:
-            scored = pipeline.score(prepare(pipeline.preprocessing, scan))
-            found.append(measure(pipeline, scored))
-        except VoladError as error:
-            raise type(error)(f"{error}; or leave the scan out of the calibration") from error
-        look(scored)
-    return found
 
 
 def measure(pipeline: Pipeline, scored: Sample) -> HealthyScan:

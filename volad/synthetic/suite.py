@@ -14,7 +14,6 @@ SUITE/suite.json                         all settings
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -157,7 +156,7 @@ def _steps(root: Path) -> Compose:
 
 def _made_by(root: Path) -> dict[str, Any]:
     """The mark, and what voxels depend on beside a case's own settings."""
-    preprocessing = json.dumps(bundle.settings(root, "preprocessing"), sort_keys=True, default=str)
+    preprocessing = bundle.recipe(root)
     packages = ("monai", "torch", "numpy", "scipy", "SimpleITK")
     return {
         "synthetic": True,
