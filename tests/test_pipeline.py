@@ -27,7 +27,8 @@ from scipy import ndimage
 
 from volad import api, bundle
 from volad.batch import Batch
-from volad.calibrate import tail_of
+from volad.calibrate import load_threshold, tail_of
+from volad.calibrate.session import Session, calibrate_together
 from volad.errors import VoladError
 from volad.io import Scan, find_scans
 from volad.methods.intensity import Intensity
@@ -128,6 +129,32 @@ def test_calibration_calls_score(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert api.calibrate(root, scans, rate=0.005, device="cpu").threshold == (
         pytest.approx(2 * single, rel=1e-5)
     )
+
+
+def test_together_bundles_are_calibrated_as_alone_and_a_scan_is_prepared_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    roots = [bundle_copy(tmp_path / name) for name in ("a", "b")]
+    scans = [Scan(healthy_set() / "scans" / f"{n}.nii.gz", n) for n in ("sub3", "sub4")]
+    alone = api.calibrate(roots[0], scans, rate=0.005, device="cpu")
+    asked: list[Scan] = []
+
+    def counted(steps: Any, scan: Scan) -> Any:
+        asked.append(scan)
+        return prepare(steps, scan)
+
+    monkeypatch.setattr("volad.pipeline.prepare", counted)
+    promise, device = alone.promise, api.device_setting("cpu")
+    sessions = [Session(root, scans, promise, device=device) for root in roots]
+    found = calibrate_together(sessions, scans)
+    assert [one.threshold for one in found] == [alone.threshold] * 2
+    assert asked == scans
+    for root in roots:
+        assert load_threshold(root / "models" / "calibration.json") == alone.threshold
+    # One that prepares scans otherwise gets its own.
+    sessions[1].recipe = "another"
+    calibrate_together(sessions, scans)
+    assert len(asked) == 3 * len(scans)
 
 
 def test_no_randomness_is_left(scan: Path, result: Result) -> None:
