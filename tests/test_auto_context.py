@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import pytest
 import torch
 from phantoms import Scans, healthy_brains
 from torch import Tensor
@@ -101,14 +102,24 @@ def test_until_the_second_pass_is_trained_the_first_one_answers() -> None:
 
 
 def test_scores_are_chances_in_a_scan_and_not_among_the_drawn() -> None:
-    method, x = tiny(rarity=30.0, passes=1).eval(), healthy_brains(1)
-    even = tiny(rarity=1.0, passes=1).eval()
+    method, x = tiny(rarity=30.0, passes=1, score="chance").eval(), healthy_brains(1)
+    even = tiny(rarity=1.0, passes=1, score="chance").eval()
     with torch.no_grad():
         rare, drawn = method(x), even(x)
     inside = x != 0
     assert not rare[~inside].any()
     lowered = _logit(drawn[inside]) - _logit(rare[inside])
     assert torch.allclose(lowered, torch.full_like(lowered, math.log(30.0)), atol=1e-2)
+
+
+def test_log_odds_rank_as_chances_do_and_are_0_where_nothing_is_likely() -> None:
+    x = healthy_brains(1)
+    with torch.no_grad():
+        chance, found = (tiny(passes=1, score=kind).eval()(x) for kind in ("chance", "log_odds"))
+    odds = chance / (1 - chance)
+    torch.testing.assert_close(found, torch.log1p(50 * odds), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="score must be"):
+        tiny(score="odds")
 
 
 def test_a_window_is_scored_as_it_is_alone_and_in_larger_air(tmp_path: Path) -> None:

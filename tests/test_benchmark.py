@@ -14,7 +14,7 @@ from pipeline_helpers import LESION, grid, head, healthy_set, ready_bundle, save
 from volad.benchmark import DataSet, Source, read_plan
 from volad.benchmark.data import make_ready, make_training
 from volad.cli import main
-from volad.data import Row
+from volad.data import Row, read_manifest
 from volad.errors import InputError, UsageError
 
 #: The training of `pipeline_helpers.TRAINING`, short.
@@ -237,6 +237,18 @@ def test_all_methods_learn_from_the_same_simulated_scans(
     assert (made.data_dir / "manifest.csv") == made.manifest
     plain = Source(tmp_path / "t1.csv", tmp_path)
     assert make_training(plain, tmp_path / "data", tmp_path / "cache") is plain
+
+
+def test_methods_may_learn_from_fewer_scans_and_are_calibrated_on_all(tmp_path: Path) -> None:
+    lines = ["a,train,a.nii,,a.nii,", "b,train,a.nii,,a.nii,", "c,validation,a.nii,,a.nii"]
+    header = "subject,split,image,sha256,t2,t2_sha256"
+    (tmp_path / "t1.csv").write_text("\n".join([header, *lines]))
+    (tmp_path / "a.nii").touch()
+    source = Source(tmp_path / "t1.csv", tmp_path, channels=("t1", "t2"), scans=1)
+    made = make_training(source, tmp_path / "data", tmp_path / "cache")
+    found = read_manifest(made.manifest, made.data_dir, made.channels)
+    assert [(row.subject, row.split) for row in found] == [("a", "train"), ("c", "validation")]
+    assert found[0].channels == (("t2", tmp_path / "a.nii", ""),)
 
 
 def test_scans_of_a_data_set_have_its_channels(tmp_path: Path) -> None:

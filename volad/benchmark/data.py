@@ -81,22 +81,37 @@ def make_ready(data: DataSet, folder: Path, cache_dir: Path) -> Ready:
 
 
 def make_training(source: Source, folder: Path, cache_dir: Path) -> Source:
-    """The scans that methods learn from and are calibrated on, simulated where asked.
+    """The scans that methods learn from and are calibrated on, fewer or simulated where asked.
 
     Args:
         source: as the plan has it.
         folder: where what is simulated goes.
         cache_dir: folder of prepared T1 scans and their tissues.
     """
-    if source.simulate is None:
+    if source.simulate is None and source.scans is None:
         return source
-    rows = [
-        row
+    channels = source.channels if source.simulate is None else ()
+    learned, held_out = (
+        read_split(source.manifest, source.data_dir, split, channels)
         for split in ("train", "validation")
-        for row in read_split(source.manifest, source.data_dir, split)
-    ]
-    made = _written(source, rows, folder / "training_simulated", cache_dir, LEARNED)
+    )
+    rows = [*learned[: source.scans], *held_out]
+    if source.simulate is None:
+        made = folder / "training.csv"
+        lines = [_line(row) for row in rows]
+        write_text(made, csv_text(list(lines[0]), lines))
+    else:
+        made = _written(source, rows, folder / "training_simulated", cache_dir, LEARNED)
     return Source(made, made.parent, channels=source.channels)
+
+
+def _line(row: Row) -> dict[str, str]:
+    """A row of a training manifest, with absolute paths."""
+    line = {"subject": row.subject, "split": row.split, "image": str(row.image.resolve())}
+    line |= {"sha256": row.sha256}
+    for name, path, sha256 in row.channels:
+        line |= {name: str(path.resolve()), f"{name}_sha256": sha256}
+    return line
 
 
 def _simulated(
@@ -144,7 +159,7 @@ def _rows(data: DataSet) -> list[dict[str, str]]:
     # A suite, and what is simulated, bring columns of their own.
     if missing and data.synthetic is None and data.source.simulate is None:
         raise UsageError(f"{manifest}: no column {missing[0]!r} for 'by' of {data.name}")
-    chosen = [row for row in rows if data.split in (None, row.get("split"))][: data.scans]
+    chosen = [row for row in rows if data.split in (None, row.get("split"))][: data.source.scans]
     if not chosen:
         raise InputError(f"{manifest}: no rows with split {data.split!r}")
     return [_whole(row, data.source) for row in chosen]

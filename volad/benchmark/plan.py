@@ -42,7 +42,7 @@ from volad.skeleton.training import Simulated
 __all__ = ["DataSet", "Detector", "Plan", "Source", "read_plan"]
 
 #: Keys of all that names scans.
-SOURCE = {"manifest", "data_dir", "simulate", "contrasts", "channels"}
+SOURCE = {"manifest", "data_dir", "simulate", "contrasts", "channels", "scans"}
 #: Names become folders and columns.
 _NAME = re.compile(r"[\w.+-][\w .+-]*")
 
@@ -89,6 +89,7 @@ class Source:
         simulate: `mr` or `ct`, simulated of the scans, healthy T1 heads; None: they are themselves.
         contrasts: of simulated MR, in turn; empty: the usual ones.
         channels: names of several channels; empty: one channel.
+        scans: at most so many rows, the first, of those to learn from or to judge on; None: all.
     """
 
     manifest: Path
@@ -96,6 +97,7 @@ class Source:
     simulate: Simulated | None = None
     contrasts: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
+    scans: int | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,6 @@ class DataSet:
         name: heading of the table.
         source: its scans; a manifest without a column `lesion` is all healthy.
         split: which of its rows, by the column `split`; None: all.
-        scans: at most so many rows, the first; None: all.
         by: columns whose values get figures of their own.
         synthetic: how lesions are painted into the scans; None: they are as they are.
     """
@@ -114,7 +115,6 @@ class DataSet:
     name: str
     source: Source
     split: str | None = None
-    scans: int | None = None
     by: tuple[str, ...] = ()
     synthetic: Synthetic | None = None
 
@@ -205,7 +205,7 @@ def _detector(name: str, entry: Mapping[str, Any], path: Path, training: Source 
 
 def _data_set(name: str, entry: Mapping[str, Any], place: _Places, path: Path) -> DataSet:
     where = f"{path}: data: {name}"
-    _check_keys(entry, SOURCE | {"split", "scans", "by", "synthetic"}, where)
+    _check_keys(entry, SOURCE | {"split", "by", "synthetic"}, where)
     source = _source(entry, place, where)
     if source.channels and "synthetic" in entry:
         raise UsageError(f"{where}: lesions are painted into scans of one channel only")
@@ -213,7 +213,6 @@ def _data_set(name: str, entry: Mapping[str, Any], place: _Places, path: Path) -
         name,
         source,
         entry.get("split"),
-        entry.get("scans"),
         tuple(entry.get("by", ())),
         _synthetic(entry["synthetic"], place, where) if "synthetic" in entry else None,
     )
@@ -235,7 +234,7 @@ def _source(entry: Mapping[str, Any], place: _Places, where: str) -> Source:
         raise UsageError(f"{where}: no contrast {odd[0]!r}; known are {', '.join(CONTRASTS)}")
     manifest = place(entry["manifest"])
     data_dir = place(entry["data_dir"]) if "data_dir" in entry else manifest.parent
-    return Source(manifest, data_dir, simulate, contrasts, channels)
+    return Source(manifest, data_dir, simulate, contrasts, channels, entry.get("scans"))
 
 
 def _synthetic(entry: Mapping[str, Any], place: _Places, where: str) -> Synthetic:

@@ -14,13 +14,13 @@ healthy; a U-Net has to be shown whole windows of which a thousandth is anomalou
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from volad.anomalies import CHANGE, paint
 from volad.methods._base import Method, Stage, Update, Window
@@ -29,9 +29,17 @@ from volad.tensors import brain_of, fixed_draws
 
 __all__ = ["AutoContext"]
 
+#: Odds, 1 to so many, below which `log_odds` falls to 0: rarer than that, nothing is a lesion.
+REMOTE = 50.0
+#: What becomes of logits.
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "chance": torch.sigmoid,
+    "log_odds": lambda logits: softplus(logits + math.log(REMOTE)),
+}
+
 
 class AutoContext(Method):
-    """Score a voxel by the chance, as the last network has it, that it belongs to an anomaly.
+    """Score a voxel by how likely it is, as the last network has it, to belong to an anomaly.
 
     Args:
         channels: image channels.
@@ -52,6 +60,9 @@ class AutoContext(Method):
         updates: of the network for each batch of windows.
         rows: voxels of each update.
         rarity: how many times rarer anomalies are in a scan than among the drawn voxels.
+        score: `chance`, 0 to 1; or `log_odds`, the logarithm of 1 + 50 times the odds (0 where they
+            are far below 1 to 50), which between voxels is interpolated better: half-way from 1 %
+            to 99 % chances say that half is lesion, odds that it is not, as beside a small lesion.
     """
 
     windows: ClassVar[tuple[Window, ...]] = ("volume", "patch")
@@ -86,8 +97,12 @@ class AutoContext(Method):
         updates: int = 1000,
         rows: int = 8192,
         rarity: float = 30.0,
+        score: Literal["chance", "log_odds"] = "log_odds",
     ) -> None:
         super().__init__()
+        if score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+        self.score = score
         self.prior, self.mirror = prior, mirror
         self.paint = partial(
             paint, change=(change[0], change[1]), layers=layers, spaces=spaces, large=large
@@ -122,15 +137,15 @@ class AutoContext(Method):
         return _loss(self._network(number)(values), label)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self._chance(one[None]) for one in x.float()])
+        return torch.cat([self._scored(one[None]) for one in x.float()])
 
-    def _chance(self, x: Tensor) -> Tensor:
+    def _scored(self, x: Tensor) -> Tensor:
         """`(1, 1, *S)` of one window."""
         box = (slice(None), slice(None), *brain_box(x))
         number = max(int(self.finished), 1)
         logits = self._logits(x[box], self._known(box), number) - math.log(self.rarity)
         out = torch.zeros_like(x[:, :1])
-        out[box] = torch.sigmoid(logits) * brain_of(x[box])
+        out[box] = SCORES[self.score](logits) * brain_of(x[box])
         return out
 
     def _learn(self, number: int, x: Tensor) -> Iterator[Update]:
