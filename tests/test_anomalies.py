@@ -183,3 +183,56 @@ def test_a_change_can_be_asked_for() -> None:
     weak = (paint(x, change=(0.1, 0.11)).image - x).abs().max()
     torch.manual_seed(0)
     assert (paint(x, change=(0.7, 0.8)).image - x).abs().max() > 2 * weak
+
+
+def test_rescaled_windows_keep_their_darkest_and_brightest_per_cent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a scan that is scaled by its own range: a large bright lesion darkens the rest."""
+    only(monkeypatch, "one large", "intensity")
+    x = healthy(1)
+    inside = x != 0
+    ends = torch.tensor([0.01, 0.99])
+    expected = torch.quantile(x[inside], ends)
+    darker = 0
+    for seed in range(8):
+        torch.manual_seed(seed)
+        plain = paint(x, change=(0.5, 0.6))
+        torch.manual_seed(seed)
+        found = paint(x, change=(0.5, 0.6), rescale=True)
+        assert torch.equal(found.label, plain.label)
+        torch.testing.assert_close(
+            torch.quantile(found.image[inside], ends), expected, atol=2e-3, rtol=0
+        )
+        assert torch.equal(found.image != 0, inside)
+        rest = inside & (found.label == 0)
+        darker += int(found.image[rest].median() < x[rest].median() - 0.02)
+    assert darker > 0
+
+
+def test_a_large_anomaly_may_have_another_one_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "one large", "intensity")
+    brain = torch.ones(40, 40, 40, dtype=torch.bool)
+    counts = []
+    for seed in range(30):
+        torch.manual_seed(seed)
+        blobs = list(places.anywhere(brain, None, (0.2, 0.4)))
+        counts.append(len(blobs))
+        volumes = [float(blob.share.sum()) for blob in blobs]
+        assert volumes == sorted(volumes, reverse=True)
+    assert set(counts) >= {1, 2, 3}
+
+
+def test_the_tissue_may_give_way_to_the_anomaly() -> None:
+    """Levelled, what was dark and what was bright are alike in it; else both are changed alike."""
+    own = torch.full((1, 16, 16, 16), 0.3)
+    own[..., 8:] = 0.7
+    share = torch.ones(16, 16, 16)
+    blob = fills.Blob((slice(None),) * 3, share, share, 0.1, fills.intensity)
+    steps = []
+    for seed in range(30):
+        torch.manual_seed(seed)
+        found = fills.intensity(own, own, share, blob)
+        steps.append(float(found[..., 12:].mean() - found[..., :4].mean()))
+    assert min(steps) < 0.15
+    assert max(steps) == pytest.approx(0.4, abs=0.08)

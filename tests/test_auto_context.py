@@ -93,6 +93,7 @@ def test_passes_learn_one_after_the_other() -> None:
 def test_until_the_second_pass_is_trained_the_first_one_answers() -> None:
     method, x = tiny().eval(), healthy_brains(1)
     list(method.stages()[0].step(healthy_brains(4)))
+    method.eval()
     with torch.no_grad():
         one = method(x)
         method.finished.fill_(1)

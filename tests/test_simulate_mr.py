@@ -192,6 +192,19 @@ def test_every_epoch_shows_other_windows_and_a_seed_the_same(
     assert 0 <= float(first.min()) <= float(first.max()) <= 2
 
 
+def test_an_epoch_may_hold_several_draws_of_each_scan(rows: list[Row], tmp_path: Path) -> None:
+    made = SimulatedSet(rows, Steps(), tmp_path, draws=2)
+    assert len(made) == 5
+    made.set_epoch(4, augment=True)
+    assert len(made) == 10
+    assert not np.array_equal(made[0], made[5])
+    made.set_epoch(4, augment=False)
+    assert len(made) == 5, "validation has one of each"
+    patches = SimulatedSet(rows, Steps(), tmp_path, roi=(16, 16, 16), windows_per_scan=3, draws=2)
+    patches.set_epoch(4, augment=True)
+    assert len(patches) == 30
+
+
 def test_patches_hold_brain_and_are_the_same_for_a_seed(rows: list[Row], tmp_path: Path) -> None:
     made = SimulatedSet(rows, Steps(), tmp_path, roi=(16, 16, 16), windows_per_scan=3)
     assert len(made) == 5

@@ -47,6 +47,7 @@ def paint(
     layers: float = 0.0,
     spaces: float = 0.0,
     large: float = 0.0,
+    rescale: bool = False,
 ) -> Painted:
     """Paint anomalies into healthy windows `(B, C, X, Y, Z)`, 0 outside the brain, and stay there.
 
@@ -64,6 +65,8 @@ def paint(
         spaces: share of the windows where the darkest, fluid, has become brighter than tissue, as
             CT shows blood in sulci and cisterns.
         large: share of the windows that have one large anomaly, beside those that draw that case.
+        rescale: scale painted windows anew, as a scan is that is scaled by its own range: a large
+            bright lesion then darkens all the rest.
     """
     painted = []
     for index in range(len(x)):
@@ -78,13 +81,13 @@ def paint(
         else:
             case = "one large" if special < layers + spaces + large else None
             blobs = anywhere(brain, likely, change, case)
-        painted.append(_window(x, index, brain, blobs))
+        painted.append(_window(x, index, brain, blobs, rescale))
     image, label, sure = (torch.stack(list(part)) for part in zip(*painted, strict=True))
     return Painted(image, label, sure)
 
 
 def _window(
-    x: Tensor, index: int, brain: Tensor, blobs: Iterable[Blob]
+    x: Tensor, index: int, brain: Tensor, blobs: Iterable[Blob], rescale: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One window `(C, X, Y, Z)` with anomalies, its label and where that is sure."""
     own = x[index]
@@ -100,6 +103,19 @@ def _window(
         share[blob.box] = torch.maximum(share[blob.box], piece)
     image = torch.where(brain, image.clamp(1e-3, 2.0), 0)
     seen = max_pool3d((image - own).abs().amax(dim=0)[None], 3, 1, 1)[0] > VISIBLE
+    if rescale:
+        image = torch.where(brain, _rescaled(image, own, brain).clamp(1e-3, 2.0), 0)
     label = (share >= 0.5) & seen
     sure = brain & (label | (share < 0.1) | ~seen)
     return image, label[None].float(), sure[None].float()
+
+
+def _rescaled(image: Tensor, own: Tensor, brain: Tensor) -> Tensor:
+    """`image (C, X, Y, Z)` whose darkest and brightest per cent are where those of `own` were."""
+    if not brain.any():
+        return image
+    ends = torch.tensor([0.01, 0.99], device=image.device)
+    now, before = (torch.quantile(values[:, brain].float(), ends, dim=1) for values in (image, own))
+    scale = (before[1] - before[0]) / (now[1] - now[0]).clamp(min=1e-3)
+    shape = (-1, 1, 1, 1)
+    return (image - now[0].view(shape)) * scale.view(shape) + before[0].view(shape)

@@ -55,6 +55,25 @@ def anywhere(
         radius = log_uniform(*radii)
         box, share, depth = _shape(centre, radius, tuple(brain.shape), brain.device)
         yield Blob(box, share, depth, change * uniform(0.7, 1.3), fill)
+        if case == "one large" and fill is intensity:
+            yield from _within(centre, radius, tuple(brain.shape), brain.device, changes)
+
+
+def _within(
+    centre: Tensor,
+    radius: float,
+    grid: tuple[int, ...],
+    device: torch.device,
+    changes: tuple[float, float],
+) -> Iterator[Blob]:
+    """Up to two parts of a large anomaly, one in the other: a core in its oedema."""
+    for _ in range(int(torch.randint(3, ()))):
+        radius *= uniform(0.4, 0.8)
+        centre = centre + 0.3 * radius * torch.randn(3)
+        centre = torch.minimum(centre.clamp(min=0), torch.tensor(grid) - 1.0)
+        change = log_uniform(*changes) * (1 if uniform() < 0.5 else -1)
+        box, share, depth = _shape(centre, radius, grid, device)
+        yield Blob(box, share, depth, change, intensity)
 
 
 def on_surface(brain: Tensor, changes: tuple[float, float]) -> Iterator[Blob]:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from torch.optim.swa_utils import AveragedModel
 
 from volad.anomalies import CHANGE, paint
 from volad.methods._base import Method, Stage, Update, Window
@@ -31,6 +32,8 @@ __all__ = ["AutoContext"]
 
 #: Odds, 1 to so many, below which `log_odds` falls to 0: rarer than that, nothing is a lesion.
 REMOTE = 50.0
+#: Windows that are painted at a time, and lend each other tissue.
+TOGETHER = 8
 #: What becomes of logits.
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "chance": torch.sigmoid,
@@ -45,6 +48,7 @@ class AutoContext(Method):
         channels: image channels.
         passes: networks, each of which sees what the one before it found.
         hidden: units of each of a network's two hidden layers.
+        dropout: share of them that are 0 while training.
         members: of each network, which start from other weights; their logits are averaged, since
             they differ most where a scan is unlike those that they have learned from.
         prior: the networks also see what MNI152 has at each place, and anomalies are painted more
@@ -55,9 +59,11 @@ class AutoContext(Method):
         layers: share of the windows with collections along the brain's surface in place of others.
         spaces: share of the windows with brightened fluid in place of others, for CT.
         large: share of the windows with a large anomaly in place of others.
+        rescale: scale painted windows anew, for scans that are scaled by their own range.
         anomalous: voxels drawn from the anomalies of each painted window, at most.
         healthy: voxels drawn from the rest of it, at most.
-        updates: of the network for each batch of windows.
+        updates: of the network for each batch of windows; the mean of its weights over the last
+            quarter of them is kept.
         rows: voxels of each update.
         rarity: how many times rarer anomalies are in a scan than among the drawn voxels.
         score: `chance`, 0 to 1; or `log_odds`, the logarithm of 1 + 50 times the odds (0 where they
@@ -69,11 +75,11 @@ class AutoContext(Method):
     median: ClassVar[int] = 1
     tiny: ClassVar[Mapping[str, Any]] = {"hidden": 16, "prior": False, "updates": 10, "rows": 512}
     training_defaults: ClassVar[Mapping[str, Any]] = {
-        "batch": 104,  # what one batch has not, the next makes the networks forget
+        "batch": 832,  # what one batch has not, the next makes the networks forget
         "ema": 0,
         "lr": 3e-3,
         "schedule": "cosine",
-        "epochs": 4,
+        "epochs": 1,
         "patience": 0,
         "amp": False,
     }
@@ -84,7 +90,8 @@ class AutoContext(Method):
         self,
         channels: int = 1,
         passes: int = 2,
-        hidden: int = 64,
+        hidden: int = 128,
+        dropout: float = 0.3,
         members: int = 3,
         prior: bool = False,
         mirror: bool = False,
@@ -92,9 +99,10 @@ class AutoContext(Method):
         layers: float = 0.0,
         spaces: float = 0.0,
         large: float = 0.0,
-        anomalous: int = 3000,
-        healthy: int = 9000,
-        updates: int = 1000,
+        rescale: bool = False,
+        anomalous: int = 1500,
+        healthy: int = 3000,
+        updates: int = 2000,
         rows: int = 8192,
         rarity: float = 30.0,
         score: Literal["chance", "log_odds"] = "log_odds",
@@ -105,7 +113,12 @@ class AutoContext(Method):
         self.score = score
         self.prior, self.mirror = prior, mirror
         self.paint = partial(
-            paint, change=(change[0], change[1]), layers=layers, spaces=spaces, large=large
+            paint,
+            change=(change[0], change[1]),
+            layers=layers,
+            spaces=spaces,
+            large=large,
+            rescale=rescale,
         )
         self.anomalous, self.healthy = anomalous, healthy
         self.updates, self.rows, self.rarity = updates, rows, rarity
@@ -118,7 +131,8 @@ class AutoContext(Method):
         first = surroundings(example, known, mirror).shape[1]
         more = score_surroundings(example[:, :1], example[:, :1], mirror).shape[1]
         self.passes = nn.ModuleList(
-            _Voxelwise(first + (more if number else 0), hidden, members) for number in range(passes)
+            _Voxelwise(first + (more if number else 0), hidden, members, dropout)
+            for number in range(passes)
         )
 
     def stages(self) -> Sequence[Stage]:
@@ -151,15 +165,23 @@ class AutoContext(Method):
     def _learn(self, number: int, x: Tensor) -> Iterator[Update]:
         """Updates of one network on voxels drawn from windows `(B, C, *S)`."""
         network = self._network(number)
+        self.eval()  # what earlier networks find is what they find in the end
         values, label = self._drawn(x, number)
+        network.train()
         learns = len(label) > 0
         if learns:
             network.measure(values)
         else:  # on several GPUs all must make as many updates
             values, label = values.new_zeros(1, network.size), label.new_zeros(1)
-        for _ in range(self.updates):
+        average = AveragedModel(network)
+        for update in range(self.updates):
             some = torch.randint(len(label), (self.rows,), device=x.device)
             yield "passes", learns * _loss(network(values[some]), label[some])
+            if update >= 0.75 * self.updates - 1:  # the optimiser has made its step by now
+                average.update_parameters(network)
+        with torch.no_grad():
+            for own, mean in zip(network.parameters(), average.module.parameters(), strict=True):
+                own.copy_(mean)
 
     def _finish(self, number: int) -> None:
         self.finished.fill_(number + 1)
@@ -168,16 +190,17 @@ class AutoContext(Method):
     def _drawn(self, x: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Voxels of painted windows: what the network sees of them `(N, F)`, and labels `(N,)`."""
         white = None if self.known is None else self.known[:, 1:2]
-        painted = self.paint(x.float(), white)
         values, labels = [], []
-        for image, label, sure in zip(painted.image, painted.label, painted.sure, strict=True):
-            box = (slice(None), slice(None), *brain_box(image[None]))
-            seen = self._seen(image[None][box], self._known(box), number)
-            anomalous, sure = label[None][box] > 0, sure[None][box] > 0
-            some = _some(sure & anomalous, self.anomalous)
-            drawn = torch.cat([some, _some(sure & ~anomalous, self.healthy)])
-            values.append(seen[0].flatten(1)[:, drawn].T)
-            labels.append(anomalous.flatten()[drawn])
+        for windows in torch.split(x, TOGETHER):
+            painted = self.paint(windows.float(), white)
+            for image, label, sure in zip(painted.image, painted.label, painted.sure, strict=True):
+                box = (slice(None), slice(None), *brain_box(image[None]))
+                seen = self._seen(image[None][box], self._known(box), number)
+                anomalous, sure = label[None][box] > 0, sure[None][box] > 0
+                some = _some(sure & anomalous, self.anomalous)
+                drawn = torch.cat([some, _some(sure & ~anomalous, self.healthy)])
+                values.append(seen[0].flatten(1)[:, drawn].T)
+                labels.append(anomalous.flatten()[drawn])
         return torch.cat(values), torch.cat(labels).float()
 
     def _seen(self, x: Tensor, known: Tensor | None, number: int) -> Tensor:
@@ -216,13 +239,14 @@ class _Voxelwise(nn.Module):
         size: F.
         hidden: units of each hidden layer.
         members: M.
+        dropout: share of the units that are 0 while training.
     """
 
     mean: Tensor
     square: Tensor
     count: Tensor
 
-    def __init__(self, size: int, hidden: int, members: int) -> None:
+    def __init__(self, size: int, hidden: int, members: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.size = size
         self.register_buffer("mean", torch.zeros(size))
@@ -231,9 +255,9 @@ class _Voxelwise(nn.Module):
         self.members = nn.ModuleList(
             nn.Sequential(
                 nn.Linear(size, hidden),
-                nn.SiLU(),
+                nn.Sequential(nn.SiLU(), nn.Dropout(dropout)),
                 nn.Linear(hidden, hidden),
-                nn.SiLU(),
+                nn.Sequential(nn.SiLU(), nn.Dropout(dropout)),
                 nn.Linear(hidden, 1),
             )
             for _ in range(members)

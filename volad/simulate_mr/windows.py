@@ -36,7 +36,8 @@ class SimulatedSet:
         preprocessing: a bundle's; its last step scales intensities to the model's.
         cache_dir: folder of prepared T1 scans and their tissues.
         roi: spatial shape of random patches that hold brain; None: whole volumes.
-        windows_per_scan: patches of each scan in an epoch of training.
+        windows_per_scan: patches of each simulated scan in an epoch of training.
+        draws: simulated scans of each T1 in an epoch of training.
         real: share of the scans that stay the T1 that they are.
         seed: of the draws outside training.
         flip: mirror left and right in half of an epoch's windows while learning.
@@ -51,6 +52,7 @@ class SimulatedSet:
         *,
         roi: Sequence[int] | None = None,
         windows_per_scan: int = 1,
+        draws: int = 1,
         real: float = 0.15,
         seed: int = 1,
         flip: bool = True,
@@ -60,6 +62,7 @@ class SimulatedSet:
         self.scale = preprocessing.transforms[-1]
         self.crop = RandSpatialCrop(list(roi), random_size=False) if roi is not None else None
         self.windows_per_scan = windows_per_scan if roi is not None else 1
+        self.draws = draws
         self.real, self.seed, self.flip = real, seed, flip
         self.tissues = kept_tissues(self.rows, Path(cache_dir), workers)
         self.scans = prepared_t1(self.rows, Path(cache_dir), workers)
@@ -69,7 +72,12 @@ class SimulatedSet:
 
     def __len__(self) -> int:
         once = self._whole or not self._learning
-        return len(self.rows) * (1 if once else self.windows_per_scan)
+        return self._simulated * (1 if once else self.windows_per_scan)
+
+    @property
+    def _simulated(self) -> int:
+        """Simulated scans in the epoch."""
+        return len(self.rows) * (self.draws if self._learning else 1)
 
     def set_epoch(self, seed: int, *, augment: bool, whole: bool = False) -> None:
         """Draw the coming epoch's windows from `seed`; with `whole`, they are whole volumes."""
@@ -79,7 +87,7 @@ class SimulatedSet:
         self._epoch = seed if augment else self.seed
 
     def __getitem__(self, index: int) -> Tensor:
-        scan = index % len(self.rows)
+        scan = index % self._simulated
         if scan not in self._drawn:
             # Half precision resolves the intensity scale to a thousandth, in half the memory.
             self._drawn[scan] = self._scan(scan).half()
@@ -92,8 +100,9 @@ class SimulatedSet:
 
     def _scan(self, index: int) -> Tensor:
         random = np.random.default_rng((self._epoch, index))
-        tissues = load(self.tissues[index])
-        t1 = read_cached(self.scans[index])["image"].numpy()[0]
+        row = index % len(self.rows)
+        tissues = load(self.tissues[row])
+        t1 = read_cached(self.scans[row])["image"].numpy()[0]
         (image,), brain = draw(tissues, t1, random, real=random.random() < self.real)
         affine = torch.from_numpy(tissues.affine)
         sample = self.scale(

@@ -59,9 +59,9 @@ def training(
         healthy = {"_target_": target, **{k: healthy[k] for k in left}}
         varied, settings = {}, {}
     if simulate == "mr":
-        varied = {"roi": "@roi", "windows_per_scan": "@windows_per_scan"}
+        varied = {"roi": "@roi", "windows_per_scan": "@windows_per_scan", "draws": "@draws"}
         fixed = {"roi": "@roi"}
-        settings = {"roi": None, "windows_per_scan": 1}
+        settings = {"roi": None, "windows_per_scan": 1, "draws": 1}
     if simulate == "ct":
         varied = {"draws": "@draws", "seed": "@seed"}
         fixed = {"draws": 1, "seed": 1}
