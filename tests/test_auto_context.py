@@ -113,6 +113,18 @@ def test_scores_are_chances_in_a_scan_and_not_among_the_drawn() -> None:
     assert torch.allclose(lowered, torch.full_like(lowered, math.log(30.0)), atol=1e-2)
 
 
+def test_the_answer_is_the_mean_of_all_networks_or_the_last_ones(tmp_path: Path) -> None:
+    method, x = trained(tmp_path), healthy_brains(1, seed=1)
+    with torch.no_grad():
+        both = method._logits(x, None, 2)
+        first = method._logits(x, None, 1)
+        method.average = False
+        assert torch.equal(method._logits(x, None, 1), first)
+        last = method._logits(x, None, 2)
+    torch.testing.assert_close(both, (first + last) / 2)
+    assert not torch.equal(first, last)
+
+
 def test_log_odds_rank_as_chances_do_and_are_0_where_nothing_is_likely() -> None:
     x = healthy_brains(1)
     with torch.no_grad():

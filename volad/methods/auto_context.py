@@ -65,6 +65,8 @@ class AutoContext(Method):
         updates: of the network for each batch of windows; the mean of its weights over the last
             quarter of them is kept.
         rows: voxels of each update.
+        average: the mean of all networks' logits answers, not the last one's alone, which is better
+            at large anomalies and less so at small ones.
         rarity: how many times rarer anomalies are in a scan than among the drawn voxels.
         score: `chance`, 0 to 1; or `log_odds`, the logarithm of 1 + 50 times the odds (0 where they
             are far below 1 to 50), which between voxels is interpolated better: half-way from 1 %
@@ -104,13 +106,14 @@ class AutoContext(Method):
         healthy: int = 3000,
         updates: int = 2000,
         rows: int = 8192,
+        average: bool = True,
         rarity: float = 30.0,
         score: Literal["chance", "log_odds"] = "log_odds",
     ) -> None:
         super().__init__()
         if score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
-        self.score = score
+        self.score, self.average = score, average
         self.prior, self.mirror = prior, mirror
         self.paint = partial(
             paint,
@@ -205,17 +208,24 @@ class AutoContext(Method):
 
     def _seen(self, x: Tensor, known: Tensor | None, number: int) -> Tensor:
         """`(1, F, *S)`: what network `number` sees of a window `(1, C, *S)` cut to its brain."""
+        return self._looks(x, known, number)[0]
+
+    def _looks(self, x: Tensor, known: Tensor | None, number: int) -> tuple[Tensor, list[Tensor]]:
+        """What network `number` sees, and the logits `(1, 1, *S)` of those before it."""
+        logits = []
         with torch.autocast(x.device.type, enabled=False):
             own = seen = surroundings(x, known, self.mirror)
             for earlier in range(number):
-                logits = self._of_network(earlier, seen, x)
-                found = score_surroundings(logits, brain_of(x), self.mirror)
+                logits.append(self._of_network(earlier, seen, x))
+                found = score_surroundings(logits[-1], brain_of(x), self.mirror)
                 seen = torch.cat([own, found], dim=1)
-        return seen
+        return seen, logits
 
     def _logits(self, x: Tensor, known: Tensor | None, number: int) -> Tensor:
         """`(1, 1, *S)`: what the first `number` networks make of a window cut to its brain."""
-        return self._of_network(number - 1, self._seen(x, known, number - 1), x)
+        seen, earlier = self._looks(x, known, number - 1)
+        last = self._of_network(number - 1, seen, x)
+        return torch.stack([*earlier, last]).mean(dim=0) if self.average else last
 
     def _of_network(self, number: int, seen: Tensor, x: Tensor) -> Tensor:
         inside = (x != 0).any(dim=1).flatten()
