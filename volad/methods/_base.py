@@ -165,9 +165,12 @@ class Reconstruction(Method):
         """Yield each update this batch makes."""
 
     def stages(self) -> Sequence[Stage]:
-        average = [Stage(self._average, 1, learns=False)] if self.atlas is not None else []
-        measure = [Stage(self._measure, 1, learns=False, whole=True)] if self.spread else []
-        return [*average, *self.learning(), *measure]
+        stages = [*self.learning()]
+        if self.atlas is not None:
+            stages.insert(0, Stage(self._average, 1, learns=False))
+        if self.spread is not None:
+            stages.append(Stage(self._measure, 1, learns=False, whole=True))
+        return stages
 
     def learning(self) -> Sequence[Stage]:
         """The stages between: `training_step`, around the start of dense codes if there are any."""

@@ -65,12 +65,12 @@ class AutoContext(Method):
         updates: of the network for each batch of windows; the mean of its weights over the last
             quarter of them is kept.
         rows: voxels of each update.
-        average: the mean of all networks' logits answers, not the last one's alone, which is better
-            at large anomalies and less so at small ones.
+        average: the mean of all networks' logits is the answer, not the last one's alone, which
+            finds large anomalies better and small bright ones worse.
         rarity: how many times rarer anomalies are in a scan than among the drawn voxels.
-        score: `chance`, 0 to 1; or `log_odds`, the logarithm of 1 + 50 times the odds (0 where they
-            are far below 1 to 50), which between voxels is interpolated better: half-way from 1 %
-            to 99 % chances say that half is lesion, odds that it is not, as beside a small lesion.
+        score: `chance`, 0 to 1; or `log_odds`, the logarithm of 1 + 50 times the odds, about 0
+            where they are far below 1 to 50: interpolated between voxels like that, more is left of
+            small lesions.
     """
 
     windows: ClassVar[tuple[Window, ...]] = ("volume", "patch")
