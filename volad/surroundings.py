@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool3d, interpolate, pad
 from volad.preprocess.align import load_template
 from volad.tensors import brain_of, crop, divisible
 
-__all__ = ["anatomy", "brain_box", "score_surroundings", "surroundings"]
+__all__ = ["anatomy", "brain_box", "mean_over", "score_surroundings", "surroundings"]
 
 #: Spreads of the Gaussians, in voxels, from a voxel's neighbours to a quarter of the brain.
 SCALES = (0.7, 1.5, 3.0, 6.0, 12.0)
@@ -106,7 +106,7 @@ def score_surroundings(logits: Tensor, brain: Tensor, mirror: bool = False) -> T
     near = [local_mean(chance, brain, scale) for scale in (1.0, 2.0, 4.0, 10.0)]
     out = [logits, *near, highest(chance, 1), highest(chance, 2), -highest(-chance, 1)]
     out += second_differences(chance, 2)
-    out.append(_mean(chance, brain).expand_as(chance))
+    out.append(mean_over(chance, brain).expand_as(chance))
     if mirror:
         out.append(chance - near[0].flip(2))
     return torch.cat(out, dim=1) * brain
@@ -141,7 +141,7 @@ def _tissues(image: Tensor, brain: Tensor, known: Tensor, near: Tensor) -> list[
     out = []
     for tissue in (grey, white, (1 - grey - white).clamp(min=0)):
         weight = brain * tissue**2
-        everywhere = _mean(image, weight)
+        everywhere = mean_over(image, weight)
         out.append(everywhere.expand_as(image))
         for scale in TISSUE_SCALES:
             share = blur(weight, scale)
@@ -216,7 +216,7 @@ def _rank(image: Tensor, brain: Tensor) -> Tensor:
     return out
 
 
-def _mean(image: Tensor, weight: Tensor) -> Tensor:
+def mean_over(image: Tensor, weight: Tensor) -> Tensor:
     """`(N, 1, 1, 1, 1)`: mean of each image over what `weight` holds; 0 where that is nothing."""
     total = weight.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1e-3)
     return (image * weight).sum(dim=(2, 3, 4), keepdim=True) / total

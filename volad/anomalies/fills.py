@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d, grid_sample
 
 from volad.anomalies.draws import drawn, noise, uniform
+from volad.surroundings import mean_over
 
 __all__ = ["FILLS", "Blob", "intensity", "pool", "some_fill"]
 
@@ -55,7 +56,8 @@ def intensity(own: Tensor, lender: Tensor, share: Tensor, blob: Blob) -> Tensor:
     """Brighter or darker than what is around; with a grain, and a core or a rim where large."""
     base = _smooth(own) if uniform() < 0.7 else own  # lesions hide the tissue's own texture
     if uniform() < 0.4:  # and large ones what tissue it was
-        base = torch.lerp(base, _mean(own, share).expand_as(base), uniform(0.3, 1))
+        tissue = mean_over(own[:, None], share[None, None])[:, 0]
+        base = torch.lerp(base, tissue.expand_as(base), uniform(0.3, 1))
     change = torch.full_like(share, blob.change)
     if max(share.shape) > 12 and uniform() < 0.6:
         core = torch.sigmoid((blob.depth - uniform(0.2, 0.6)) * 12)
@@ -118,12 +120,6 @@ def _smooth(x: Tensor) -> Tensor:
     for _ in range(2):
         x, inside = (avg_pool3d(part[None], 3, 1, 1)[0] for part in (x, inside))
     return x / inside.clamp(min=1e-3)
-
-
-def _mean(x: Tensor, weight: Tensor) -> Tensor:
-    """`(C, 1, 1, 1)`: mean of windows `(C, X, Y, Z)` over what `weight (X, Y, Z)` holds."""
-    total = weight.sum().clamp(min=1e-3)
-    return (x * weight).sum(dim=(1, 2, 3), keepdim=True) / total
 
 
 def _neighbours(x: Tensor) -> Tensor:

@@ -56,23 +56,19 @@ def anywhere(
         box, share, depth = _shape(centre, radius, tuple(brain.shape), brain.device)
         yield Blob(box, share, depth, change * uniform(0.7, 1.3), fill)
         if case == "one large" and fill is intensity:
-            yield from _within(centre, radius, tuple(brain.shape), brain.device, changes)
+            yield from _within(centre, radius, brain, changes)
 
 
 def _within(
-    centre: Tensor,
-    radius: float,
-    grid: tuple[int, ...],
-    device: torch.device,
-    changes: tuple[float, float],
+    centre: Tensor, radius: float, brain: Tensor, changes: tuple[float, float]
 ) -> Iterator[Blob]:
     """Up to two parts of a large anomaly, one in the other: a core in its oedema."""
     for _ in range(int(torch.randint(3, ()))):
         radius *= uniform(0.4, 0.8)
         centre = centre + 0.3 * radius * torch.randn(3)
-        centre = torch.minimum(centre.clamp(min=0), torch.tensor(grid) - 1.0)
+        centre = torch.minimum(centre.clamp(min=0), torch.tensor(brain.shape) - 1.0)
         change = log_uniform(*changes) * (1 if uniform() < 0.5 else -1)
-        box, share, depth = _shape(centre, radius, grid, device)
+        box, share, depth = _shape(centre, radius, tuple(brain.shape), brain.device)
         yield Blob(box, share, depth, change, intensity)
 
 
