@@ -165,7 +165,8 @@ def test_windows_without_brain_teach_nothing() -> None:
 def test_what_mni152_has_is_no_part_of_the_weights() -> None:
     method = tiny(prior=True, mirror=True)
     assert "known" not in method.state_dict()
-    assert method.passes[0].size == 26 + 2 + 15
+    assert method.passes[0].size == 26 + (2 + 3) + (15 + 3 + 5)
+    assert tiny(prior=True, mirror=True, relative=False).passes[0].size == 26 + 2 + 15
 
 
 def test_its_bundle_does_not_smooth_what_it_found(tmp_path: Path) -> None:

@@ -135,6 +135,14 @@ def test_masks_differ_from_draw_to_draw_but_stay_in_the_brain() -> None:
         assert mask.sum() > 0.7 * found.brain.sum()
 
 
+def test_masks_have_no_holes_below_the_surface() -> None:
+    found = example()
+    inside = ndimage.binary_erosion(found.brain, iterations=3)
+    assert inside.any()
+    for seed in range(200):
+        assert brain_of_head(found, np.random.default_rng(seed))[inside].all()
+
+
 def test_a_field_is_smooth_and_of_spread_1() -> None:
     field = smooth_field((60, 60, 60), 10, np.random.default_rng(0))
     assert field.shape == (60, 60, 60)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from phantoms import healthy_brains
@@ -18,6 +20,7 @@ from volad.surroundings import (
     score_surroundings,
     second_differences,
     surroundings,
+    unusual,
 )
 
 
@@ -133,6 +136,38 @@ def test_a_tissues_brightness_is_found_where_it_is() -> None:
     above = found[0, 27]
     assert float(above[12, 12, 20]) == pytest.approx(0.0, abs=0.03)
     assert float(above[12, 12, 3]) == pytest.approx(0.4, abs=0.03)
+
+
+def test_what_is_unusual_is_so_for_the_scan_at_hand() -> None:
+    differences = torch.tensor([0.1, -0.2, 0.3, 1.0, -0.2]).view(1, 1, 5, 1, 1)
+    where = torch.ones(1, 1, 5, 1, 1)
+    found = unusual(differences, where).flatten()  # the median size is 0.2
+    assert torch.allclose(found, torch.asinh(torch.tensor([0.5, -1.0, 1.5, 5.0, -1.0])))
+    where[0, 0, :4] = 0
+    assert float(unusual(differences, where)[0, 0, 3]) == pytest.approx(math.asinh(5.0))
+    assert not unusual(0 * differences, where).any()
+    assert unusual(differences, 0 * where).isfinite().all()
+
+
+def test_unusual_channels_know_no_units_and_grow_as_noise_falls() -> None:
+    torch.manual_seed(0)
+    known = torch.rand(1, 6, 32, 32, 32)
+    known[:, 1] *= 1 - known[:, 0]
+    noise = torch.randn(1, 1, 32, 32, 32)
+    spot = torch.zeros_like(noise)
+    spot[..., 4:12, 10:20, 10:20] = 0.3
+
+    def seen(noisy: float, scale: float = 1.0) -> Tensor:
+        x = scale * (0.6 + 0.2 * known[:, :1] + noisy * noise + spot)
+        with_them, without = (surroundings(x, known, True, r) for r in (True, False))
+        assert torch.equal(with_them[:, : without.shape[1] - 6], without[:, :-6])
+        return with_them[0, without.shape[1] - 6 : -6, 8, 15, 15]
+
+    loud, quiet = seen(0.1, scale=5.0), seen(0.03, scale=5.0)
+    assert len(loud) == 3 + 3 + 5
+    assert torch.allclose(loud, seen(0.1, scale=10.0), atol=1e-3)
+    close = [0, 1, 3 + 3, 3 + 3 + 1]  # sides and what tissues leave over; wide means have no noise
+    assert (quiet > loud + 0.1)[close].all()
 
 
 def test_anatomy_is_mni152s() -> None:

@@ -7,7 +7,7 @@ what is anomalous in any contrast; none of it has to be learned.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ AXES = [
 ]
 #: Dimmer than anything.
 NOTHING = -1e4
+#: Least spread of what is compared with its own spread in the scan, in units of the image.
+EVEN = 5e-3
 
 
 def anatomy() -> Tensor:
@@ -65,7 +67,9 @@ def brain_box(x: Tensor) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def surroundings(x: Tensor, known: Tensor | None = None, mirror: bool = False) -> Tensor:
+def surroundings(
+    x: Tensor, known: Tensor | None = None, mirror: bool = False, relative: bool = False
+) -> Tensor:
     """Channels of every voxel of windows `(B, C, X, Y, Z)`: `(B, F, X, Y, Z)`, 0 outside the brain.
 
     Of each channel: its brightness and what that is above the mean of wider and wider
@@ -73,23 +77,41 @@ def surroundings(x: Tensor, known: Tensor | None = None, mirror: bool = False) -
     in all directions, a sheet in one); brightness beside the brightest and the darkest neighbour;
     its rank in the brain; how much brain is near; with `mirror` the difference to the other side;
     with `known` the brightness of grey matter, white matter and fluid and what the voxel is above
-    each. Then `known` itself.
+    each; with `relative` what is unusual in this very scan. Then `known` itself.
 
     Args:
         x: the windows, float32.
         known: `(1, 6, X, Y, Z)`, `anatomy` of these voxels; None: places have no meaning.
         mirror: the middle of the first spatial axis is that of the head.
+        relative: in units of their own usual size in the scan, since how much is much depends on
+            contrast and noise: with `mirror`, differences to the other side; with `known`, those to
+            each tissue, and means over ever wider surroundings of what the tissues leave
+            unexplained.
     """
     image = x.flatten(0, 1)[:, None]
     brain = brain_of(x).repeat_interleave(x.shape[1], dim=0)
     means = [local_mean(image, brain, scale) for scale in SCALES]
     out = list(_brightness(image, brain, means))
+    compared: list[Tensor] = []
     if mirror:
         both = brain * brain.flip(2)
-        closest, small, middle = means[:3]
-        out += [(closest - small.flip(2)) * both, (middle - middle.flip(2)) * both]
+        closest, small, middle, large = means[:4]
+        sides = [(closest - small.flip(2)) * both, (middle - middle.flip(2)) * both]
+        out += sides
+        if relative:
+            sides.append((large - large.flip(2)) * both)
+            compared += [unusual(side, both) for side in sides]
     if known is not None:
-        out += _tissues(image, brain, known, means[0])
+        expected = torch.zeros_like(image)
+        for share, level, above in _tissues(image, brain, known, means[0]):
+            out += [level.expand_as(image), *above]
+            expected = expected + share * level
+            if relative:
+                compared.append(unusual(above[-1], brain * (share > 0.5)))
+        if relative:  # of many voxels together a little is unusual
+            rest = (image - expected) * brain
+            compared += [unusual(local_mean(rest, brain, scale), brain) for scale in SCALES]
+    out += [part * brain for part in compared]
     channels = torch.cat(out, dim=1).reshape(len(x), -1, *x.shape[2:])
     if known is not None:
         channels = torch.cat([channels, known.expand(len(x), -1, -1, -1, -1)], dim=1)
@@ -132,23 +154,38 @@ def _brightness(image: Tensor, brain: Tensor, means: Sequence[Tensor]) -> Iterab
     yield from (blur(brain, 2.0), blur(brain, 5.0))
 
 
-def _tissues(image: Tensor, brain: Tensor, known: Tensor, near: Tensor) -> list[Tensor]:
-    """For each tissue its brightness in the scan, and what `near` is above it, hereabouts.
+def _tissues(
+    image: Tensor, brain: Tensor, known: Tensor, near: Tensor
+) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+    """For each tissue its share of the voxels, its brightness, and what `near` is above that.
 
-    `near` is the mean of each voxel's closest surroundings.
+    The latter with its brightness hereabouts, for each of `TISSUE_SCALES`. `near` is the mean of
+    each voxel's closest surroundings.
     """
     grey, white = known[:, :1], known[:, 1:2]
-    out = []
     for tissue in (grey, white, (1 - grey - white).clamp(min=0)):
         weight = brain * tissue**2
         everywhere = mean_over(image, weight)
-        out.append(everywhere.expand_as(image))
+        above = []
         for scale in TISSUE_SCALES:
             share = blur(weight, scale)
             here = blur(image * weight, scale) / share.clamp(min=1e-3)
-            out.append(
-                near - torch.lerp(everywhere.expand_as(here), here, share / (share + SCARCE))
-            )
+            level = torch.lerp(everywhere.expand_as(here), here, share / (share + SCARCE))
+            above.append(near - level)
+        yield tissue, everywhere, above
+
+
+def unusual(difference: Tensor, where: Tensor) -> Tensor:
+    """`asinh` of a difference in units of its median size where `where > 0`, `(N, 1, X, Y, Z)`.
+
+    The median, since a large lesion must not make itself usual; asinh, since what is a hundred
+    times the usual is hardly more unusual than what is fifty times.
+    """
+    out = torch.zeros_like(difference)
+    for index, inside in enumerate((where > 0).expand_as(difference)):
+        sizes = difference[index][inside].abs()
+        usual = float(sizes.median()) if len(sizes) else 0.0
+        out[index] = torch.asinh(difference[index] / max(usual, EVEN))
     return out
 
 

@@ -54,6 +54,7 @@ class AutoContext(Method):
         prior: the networks also see what MNI152 has at each place, and anomalies are painted more
             often into white matter; needs windows that are whole volumes on MNI152's 2 mm grid.
         mirror: they also see the other side of the head (first spatial axis).
+        relative: they also see how unusual differences are in the scan at hand.
         change: weakest and strongest change of brightness of the painted anomalies, in units of
             the image; either way.
         layers: share of the windows with collections along the brain's surface in place of others.
@@ -97,6 +98,7 @@ class AutoContext(Method):
         members: int = 3,
         prior: bool = False,
         mirror: bool = False,
+        relative: bool = True,
         change: Sequence[float] = CHANGE,
         layers: float = 0.0,
         spaces: float = 0.0,
@@ -114,7 +116,7 @@ class AutoContext(Method):
         if score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
         self.score, self.average = score, average
-        self.prior, self.mirror = prior, mirror
+        self.prior, self.mirror, self.relative = prior, mirror, relative
         self.paint = partial(
             paint,
             change=(change[0], change[1]),
@@ -131,7 +133,7 @@ class AutoContext(Method):
         self.register_buffer("finished", torch.zeros((), dtype=torch.long))
         example = torch.zeros(1, channels, 8, 8, 8)
         known = torch.zeros(1, known.shape[1], 8, 8, 8) if known is not None else None
-        first = surroundings(example, known, mirror).shape[1]
+        first = surroundings(example, known, mirror, relative).shape[1]
         more = score_surroundings(example[:, :1], example[:, :1], mirror).shape[1]
         self.passes = nn.ModuleList(
             _Voxelwise(first + (more if number else 0), hidden, members, dropout)
@@ -214,7 +216,7 @@ class AutoContext(Method):
         """What network `number` sees, and the logits `(1, 1, *S)` of those before it."""
         logits = []
         with torch.autocast(x.device.type, enabled=False):
-            own = seen = surroundings(x, known, self.mirror)
+            own = seen = surroundings(x, known, self.mirror, self.relative)
             for earlier in range(number):
                 logits.append(self._of_network(earlier, seen, x))
                 found = score_surroundings(logits[-1], brain_of(x), self.mirror)
