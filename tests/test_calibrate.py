@@ -12,8 +12,8 @@ import pytest
 from calibration_helpers import STEP, STORED, Scores, all_healthy, counted, healthy, scans
 
 from volad.calibrate import KINDS, QUANTITIES, Calibration, Promise, load_threshold, tail_of, words
-from volad.calibrate.calibration import facts_for, steps_keep
 from volad.calibrate.curves import COUNTED, rounded_up
+from volad.calibrate.stored import facts_for, steps_keep
 from volad.errors import InputError, UsageError, VoladError
 
 STEPS = [{"step": "DropSmallLesions", "min_mm3": 20.0}]

@@ -254,6 +254,15 @@ def test_scans_become_the_contrasts_that_are_asked_for_in_turn(
     assert found == ["t2", "pd", "t2", "pd", "t2"]
 
 
+def test_each_scan_may_become_every_contrast(rows: list[Row], tmp_path: Path) -> None:
+    manifest = write_scans(rows[:2], tmp_path / "out", tmp_path, each=True)
+    made = list(csv.DictReader(manifest.open()))
+    assert [row["contrast"] for row in made] == ["flair", "t2", "t1", "pd"] * 2
+    assert [row["subject"] for row in made] == ["s0"] * 4 + ["s1"] * 4
+    assert [row["simulated"] for row in made] == ["yes", "yes", "no", "yes"] * 2
+    assert len({row["sha256"] for row in made}) == 8 - 1  # the T1s of this test are the same
+
+
 def test_together_the_contrasts_are_channels_of_one_head(rows: list[Row], tmp_path: Path) -> None:
     write_scans(rows[:2], tmp_path / "out", tmp_path, kinds=("t1", "t2", "flair"), together=True)
     made = read_manifest(tmp_path / "out/manifest.csv", tmp_path / "out", ("t1", "t2", "flair"))

@@ -209,10 +209,11 @@ def learn(
     learned = [{"subject": row.subject, "sha256": row.input_sha256} for row in rows["train"]]
     write_json(folder / "models" / TRAINED_ON, {"scans": learned})
     if simulate is not None:
-        write_scans = {"ct": simulate_ct, "mr": simulate_mr}[simulate].write_scans
-        made = write_scans(
-            rows["validation"], cache / f"simulated_{simulate}", cache, workers=workers
-        )
+        into, healthy = cache / f"simulated_{simulate}", rows["validation"]
+        if simulate == "ct":
+            return find_scans(simulate_ct.write_scans(healthy, into, cache, workers=workers))
+        # Enough of each contrast for a threshold of its own.
+        made = simulate_mr.write_scans(healthy, into, cache, each=True, workers=workers)
         return find_scans(made)
     _fit_scan_check(folder, rows, cache, workers, device)
     return [row.scan for row in rows["validation"]]

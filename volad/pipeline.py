@@ -222,7 +222,7 @@ class Pipeline:
             flags=tuple(sample["flags"]),
             facts=dict(sample["facts"]),
             seconds=clock.seconds,
-            threshold=self.cut.value,
+            threshold=self.cut.of(sample),
             scan_check=sample["scan_check"],
         )
 

@@ -7,6 +7,8 @@ Up to `Threshold` it stays continuous, so a mask is never interpolated.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -76,17 +78,38 @@ class ToScan(Transform):
 
 
 class Threshold(Transform):
-    """Call a voxel a lesion where its score is above `value`; keeps the map as `score`."""
+    """Call a voxel a lesion where its score is above the threshold; keeps the map as `score`.
 
-    def __init__(self, value: float) -> None:
-        if not np.isfinite(value):
+    Args:
+        value: the threshold; or one for each contrast (`volad.preprocess.contrast`), and
+            `otherwise` for scans of any other, which are flagged.
+    """
+
+    def __init__(self, value: float | Mapping[str, float]) -> None:
+        values = dict(value) if isinstance(value, Mapping) else {"otherwise": value}
+        if "otherwise" not in values or not all(np.isfinite(v) for v in values.values()):
             raise ValueError(f"the threshold must be a finite number, got {value}")
-        self.value = float(value)
+        self.value = float(values.pop("otherwise"))
+        self.contrasts = {name: float(v) for name, v in values.items()}
+
+    def of(self, sample: Sample) -> float:
+        """The threshold of a scan."""
+        return self.contrasts.get(sample.get("contrast") or "", self.value)
 
     def __call__(self, sample: Sample) -> Sample:
         score = sample["pred"]
-        mask = MetaTensor(score.as_tensor() > self.value, affine=score.affine)
-        return {**sample, "score": score, "pred": mask}
+        mask = MetaTensor(score.as_tensor() > self.of(sample), affine=score.affine)
+        cut = {**sample, "score": score, "pred": mask}
+        if self.contrasts and sample.get("contrast") not in self.contrasts:
+            cut["flags"] = [*sample["flags"], self._unknown(sample.get("contrast"))]
+        return cut
+
+    def _unknown(self, contrast: str | None) -> str:
+        what = "its contrast is not clear" if contrast is None else f"it looks like {contrast}"
+        return (
+            f"{what}, and the threshold was set on {', '.join(self.contrasts)}: it promises "
+            "nothing here; volad calibrate sets one on healthy scans like this"
+        )
 
 
 class DropSmallLesions(Transform):

@@ -56,7 +56,7 @@ def parameters(pipeline: Pipeline, identity: Identity, wanted: Sequence[str]) ->
         "bundle": identity.facts(),
         "calibration_sha256": digest(describe(identity.calibration)),
         "pipeline_sha256": digest(describe(vars(pipeline))),
-        "threshold": pipeline.cut.value,
+        "threshold": vars(pipeline.cut),
         "amp": pipeline.amp,
         "device_type": pipeline.device.type,
         "outputs": list(wanted),

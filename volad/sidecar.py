@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from volad.bundle import Identity
-from volad.calibrate.calibration import steps_keep
 from volad.calibrate.measure import describe_steps
+from volad.calibrate.stored import steps_keep
 from volad.io import Scan, Volume
 from volad.pipeline import Pipeline, Result
 from volad.preprocess.steps import Sample
@@ -28,7 +28,7 @@ def sidecar(result: Result, pipeline: Pipeline, identity: Identity) -> dict[str,
         "flags": list(result.flags),
         "scan_check": result.scan_check,
         "bundle": identity.facts(),
-        "threshold": _threshold(result.threshold, pipeline, identity),
+        "threshold": _threshold(result, pipeline, identity),
         "scan_scores": result.scan_scores,
         "preprocessing": result.facts,
         "postprocessing": {
@@ -97,23 +97,29 @@ def _circumstances(pipeline: Pipeline, seconds: Mapping[str, float]) -> dict[str
     }
 
 
-def _threshold(value: float, pipeline: Pipeline, identity: Identity) -> dict[str, Any]:
+def _threshold(result: Result, pipeline: Pipeline, identity: Identity) -> dict[str, Any]:
     """What the mask was cut at, and what it promises; null where nothing is promised.
 
-    A calibration's promise holds for its own threshold only and, where it is one on lesions, for
-    masks that lesions were counted in.
+    A calibration's promise holds for its own threshold only, for scans of its contrast and, where
+    it is one on lesions, for masks that lesions were counted in.
     """
     found = identity.calibration
-    calibrated = value == found.get("threshold")
+    several = found.get("contrasts", {})
+    contrast = result.facts.get("contrast", {}).get("like") if several else None
+    found = several.get(contrast, found)
+    calibrated = result.threshold == found.get("threshold")
     promise = found.get("promise", {}) if calibrated else None
+    if several and contrast not in several:
+        promise = None
     if promise and promise.get("of") in ("false_mm3", "false_lesions"):
         kept = steps_keep(found.get("mask_steps", ()), describe_steps(pipeline))
         promise = promise if kept else None
     return {
-        "value": value,
+        "value": result.threshold,
         "source": "calibration" if calibrated else "user",
+        **({"contrast": contrast} if several else {}),
         "promise": promise or None,
-        "calibration": dict(found),
+        "calibration": {key: value for key, value in found.items() if key != "contrasts"},
     }
 
 

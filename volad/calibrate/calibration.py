@@ -1,13 +1,15 @@
-"""A bundle's `models/calibration.json`: a promise, its threshold, and what it was set from."""
+"""A promise, the threshold that keeps it, and the healthy scans that it was set from.
+
+A promise kept on average over scans of several contrasts says nothing of one of them. Where scans
+say which contrast they have (`volad.preprocess.contrast`), each gets its own threshold from the
+healthy scans that have it, too: calibration within categories, Mondrian conformal prediction (Vovk
+et al. 2005, "Algorithmic Learning in a Random World", section 4.5).
+"""
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,9 @@ from numpy.typing import NDArray
 from volad.calibrate import words
 from volad.calibrate.curves import COUNTED, LEVELS, HealthyScan, brief, rounded_up
 from volad.calibrate.promise import CONFIDENCE, Promise
-from volad.errors import InputError, UsageError
+from volad.errors import UsageError
 
-__all__ = ["Calibration", "facts_for", "load_threshold", "steps_keep"]
-
-#: What only new calibrations are made from; `volad info` and sidecars leave it out.
-TABLES = ("tails", "scans", "counts")
+__all__ = ["Calibration"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,8 @@ class Calibration:
         scans: what was measured.
         mask_steps: name and settings of each step that made the final mask from the cut score;
             lesions were counted after them.
+        contrasts: by contrast, the calibration for scans that have it, where those calibrated on
+            are enough for the promise.
     """
 
     promise: Promise
@@ -43,6 +44,7 @@ class Calibration:
     losses: tuple[float, ...]
     scans: tuple[HealthyScan, ...]
     mask_steps: tuple[Mapping[str, Any], ...] = ()
+    contrasts: Mapping[str, Calibration] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -61,10 +63,22 @@ class Calibration:
         kept = tuple(
             replace(scan, tail=rounded_up(scan.tail), mm3=_or_none(scan.mm3)) for scan in scans
         )
-        curves = [scan.curve(promise.of) for scan in kept]
+        steps = tuple(mask_steps)
+        alone = {}
+        for name in sorted({scan.contrast for scan in kept if scan.contrast}):
+            alike = tuple(scan for scan in kept if scan.contrast == name)
+            if len(alike) >= promise.scans_needed():
+                alone[name] = cls._of(alike, promise, steps)
+        return replace(cls._of(kept, promise, steps), contrasts=alone)
+
+    @classmethod
+    def _of(
+        cls, scans: tuple[HealthyScan, ...], promise: Promise, steps: tuple[Mapping[str, Any], ...]
+    ) -> Calibration:
+        curves = [scan.curve(promise.of) for scan in scans]
         threshold = promise.threshold(curves)
         losses = [min(c.at(threshold), c.values[np.isfinite(c.values)].max()) for c in curves]
-        return cls(promise, threshold, tuple(map(float, losses)), kept, tuple(mask_steps))
+        return cls(promise, threshold, tuple(map(float, losses)), scans, steps)
 
     def facts(self) -> dict[str, Any]:
         """What a sidecar tells of it: all but the tables."""
@@ -87,7 +101,19 @@ class Calibration:
             },
             "sureness": self.sureness(),
             "mask_steps": [dict(step) for step in self.mask_steps],
+            **({"contrasts": self._by_contrast()} if self.contrasts else {}),
         }
+
+    def _by_contrast(self) -> dict[str, Any]:
+        return {name: found.facts() for name, found in self.contrasts.items()}
+
+    @property
+    def thresholds(self) -> float | dict[str, float]:
+        """As `volad.postprocess.Threshold` takes it: by contrast, where there are several."""
+        if not self.contrasts:
+            return self.threshold
+        own = {name: found.threshold for name, found in self.contrasts.items()}
+        return {"otherwise": self.threshold, **own}
 
     @property
     def mean_capped(self) -> float:
@@ -129,102 +155,6 @@ class Calibration:
         return cls.fit(scans, promise, stored.get("mask_steps", ()))
 
 
-def load_threshold(
-    path: str | os.PathLike[str],
-    rate: float | None = None,
-    promise: Mapping[str, Any] | None = None,
-    min_lesion_mm3: float | None = None,
-) -> float:
-    """The calibrated threshold of a bundle, or the one for another promise.
-
-    Args:
-        path: the bundle's `models/calibration.json`.
-        rate: mean share of a healthy scan's brain voxels above the threshold.
-        promise: settings of a `Promise`, as `{"of": "false_lesions", "rate": 2}`.
-        min_lesion_mm3: below which size the mask drops lesions.
-
-    Raises:
-        UsageError: the bundle was never calibrated, or its lesions were counted otherwise.
-        InputError: its healthy scans are too few for the promise.
-    """
-    if rate is None and promise is None:
-        stored = _read(path)
-        try:
-            threshold = float(stored["threshold"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"{path}: holds no calibration; run volad calibrate again") from error
-        if not math.isfinite(threshold):
-            raise UsageError(f"{path}: the threshold is not a number; run volad calibrate again")
-        return threshold
-    found = _with_promise(path, rate, promise)
-    size = {} if min_lesion_mm3 is None else {"min_mm3": min_lesion_mm3}
-    now = [{**step, **size} if "min_mm3" in step else step for step in found.mask_steps]
-    if found.promise.of != "voxel_fpr" and not steps_keep(found.mask_steps, now):
-        raise UsageError(
-            f"{path}: smaller lesions than the bundle keeps were not counted, so nothing can be "
-            f"promised with --min-lesion-mm3 {min_lesion_mm3:g}; leave it out"
-        )
-    return found.threshold
-
-
-def facts_for(
-    path: str | os.PathLike[str],
-    rate: float | None = None,
-    promise: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """What a sidecar tells of a bundle's calibration, or of the one for another promise."""
-    if rate is None and promise is None:
-        return {key: value for key, value in _read(path).items() if key not in TABLES}
-    return _with_promise(path, rate, promise).facts()
-
-
-def steps_keep(counted: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a promise on false lesions holds for these mask steps, too.
-
-    It does for the steps that the lesions were counted with, and where yet larger lesions are
-    dropped, since this only leaves fewer.
-    """
-    if len(counted) != len(now):
-        return False
-    for before, after in zip(counted, now, strict=True):
-        least, size = before.get("min_mm3"), after.get("min_mm3")
-        alike = {**before, "min_mm3": None} == {**after, "min_mm3": None}
-        if not alike or (size is None) != (least is None) or (least or 0) > (size or 0):
-            return False
-    return True
-
-
-def _with_promise(
-    path: str | os.PathLike[str], rate: float | None, setting: Mapping[str, Any] | None
-) -> Calibration:
-    stored = _read(path)
-    if rate is not None and setting is not None:
-        raise UsageError("healthy_fpr is a promise itself; leave one of the two settings out")
-    wanted = {"of": "voxel_fpr", "rate": rate} if setting is None else setting
-    try:
-        count = len(stored["tails"]["scores"])
-        cap = _cap_of(stored, count)
-        return Calibration.from_json(stored, Promise.of_setting(wanted, cap=cap))
-    except (UsageError, InputError) as error:
-        raise type(error)(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise UsageError(f"{path}: holds no calibration; run volad calibrate again") from error
-
-
-def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    try:
-        stored = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{path}: the bundle is not calibrated; run volad calibrate, or give --threshold"
-        ) from error
-    except ValueError as error:
-        raise UsageError(f"{path}: is not JSON; run volad calibrate again") from error
-    if not isinstance(stored, dict):
-        raise UsageError(f"{path}: holds no calibration; run volad calibrate again")
-    return stored
-
-
 def _promise_of(stored: Mapping[str, Any]) -> Promise:
     """The stored promise; that of volad 0.1 was on the mean of the voxels, without a guarantee."""
     promise = stored["promise"]
@@ -232,12 +162,6 @@ def _promise_of(stored: Mapping[str, Any]) -> Promise:
         return Promise(rate=float(promise["rate"])).eased(len(stored["tails"]["scores"]))
     known = {k: promise[k] for k in ("of", "rate", "kind", "cap", "level") if k in promise}
     return Promise(**known)
-
-
-def _cap_of(stored: Mapping[str, Any], count: int) -> float:
-    """The cap that the calibration was made with: what its scans can carry."""
-    cap = stored.get("promise", {}).get("cap")
-    return Promise().eased(count).cap if cap is None else float(cap)
 
 
 def _scans_of(stored: Mapping[str, Any]) -> list[HealthyScan]:
@@ -253,6 +177,7 @@ def _scans_of(stored: Mapping[str, Any]) -> list[HealthyScan]:
             brain_mm3=scan.get("brain_mm3"),
             lesions=None if counts is None else np.array(counts["lesions"][row], np.float64),
             mm3=None if counts is None else np.array(counts["mm3"][row], np.float64),
+            contrast=scan.get("contrast"),
         )
         for row, (scan, tail) in enumerate(zip(stored["scans"], tails, strict=True))
     ]
@@ -260,7 +185,8 @@ def _scans_of(stored: Mapping[str, Any]) -> list[HealthyScan]:
 
 def _of_scan(scan: HealthyScan) -> dict[str, Any]:
     size = {} if scan.brain_mm3 is None else {"brain_mm3": scan.brain_mm3}
-    return {"name": scan.name, "sha256": scan.sha256, **size}
+    contrast = {} if scan.contrast is None else {"contrast": scan.contrast}
+    return {"name": scan.name, "sha256": scan.sha256, **size, **contrast}
 
 
 def _interval_of_mean(values: NDArray[np.float64], draws: int = 2000) -> tuple[float, float]:

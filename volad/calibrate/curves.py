@@ -55,6 +55,7 @@ class HealthyScan:
         lesions: `(25,)`, 26-connected lesions in the final mask when it is cut at
             `tail[COUNTED]`; None in calibrations of volad 0.1.
         mm3: `(25,)`, their volume together.
+        contrast: which the scan has (`volad.preprocess.contrast`), where that is known.
     """
 
     name: str
@@ -63,6 +64,7 @@ class HealthyScan:
     brain_mm3: float | None = None
     lesions: Floats | None = None
     mm3: Floats | None = None
+    contrast: str | None = None
 
     def curve(self, of: str) -> Curve:
         """The loss that a promise is about (`volad.calibrate.promise.QUANTITIES`).

@@ -60,8 +60,15 @@ def report(found: Calibration) -> str:
         ("guarantee", guarantee(promise, count)),
         ("how sure", _sureness(found)),
         ("more scans", _tighter(promise)),
+        *((name, _alone(one)) for name, one in found.contrasts.items()),
     ]
     return "\n".join(f"{name + ':':16}{text}" for name, text in lines)
+
+
+def _alone(found: Calibration) -> str:
+    """A contrast's own threshold."""
+    count = len(found.scans)
+    return f"scans like it have a threshold of their own, {found.threshold:.6g}, from {count} scans"
 
 
 def _realised(found: Calibration) -> str:

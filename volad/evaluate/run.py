@@ -137,7 +137,11 @@ def _calibrated(name: str) -> tuple[dict[float, float], str]:
     """A bundle's thresholds by healthy false-positive rate, and where they come from."""
     root = bundle.find(name)
     path = root / "models" / "calibration.json"
-    rates = {rate: load_threshold(path, rate) for rate in HEALTHY_RATES}
+    rates = {}
+    for rate in HEALTHY_RATES:
+        found = load_threshold(path, rate)
+        # What a result set's scans are like is not known, so it is the one for all of them.
+        rates[rate] = found["otherwise"] if isinstance(found, dict) else found
     return rates, f"the calibration of bundle {root.name}"
 
 

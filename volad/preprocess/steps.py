@@ -10,6 +10,7 @@ Keys of a sample, all images `MetaTensor (C, X, Y, Z)` whose affine maps voxels 
 | `volume` | the scan as read (`volad.io.Volume`), with header, hash and warnings |
 | `native_brain` | the brain mask on the scan's own grid, bool |
 | `to_model` | `(4, 4)` scan world to the model grid's world, mm |
+| `contrast` | what its contrast is like (`volad.preprocess.contrast`), where it was asked |
 | `scale` | the first channel's intensities to the model's (`volad.preprocess.intensity.Scale`) |
 | `flags` | lines that the user must see |
 | `facts` | what the steps measured, for the sidecar |

@@ -18,7 +18,7 @@ from volad.data import Row
 from volad.io import input_sha256, write_new, write_text
 from volad.io.table import csv_text
 from volad.simulate_mr.windows import draw
-from volad.tissues import Map, kept_tissues, load, prepared_t1
+from volad.tissues import Map, Tissues, kept_tissues, load, prepared_t1
 
 __all__ = ["KINDS", "NOTE", "write_scans"]
 
@@ -37,6 +37,7 @@ def write_scans(
     *,
     kinds: Sequence[str] = KINDS,
     together: bool = False,
+    each: bool = False,
     seed: int = 1,
     workers: int = 0,
 ) -> Path:
@@ -50,6 +51,8 @@ def write_scans(
             as they are, so that a threshold set on them is one for real T1, too.
         together: each scan becomes all of `kinds`, simulated T1 included, as the channels of one
             head.
+        each: each scan becomes every one of `kinds`, as a scan of its own; the same head, in the
+            same place. For thresholds of single contrasts.
         seed: of all draws.
         workers: processes that preprocess.
 
@@ -67,24 +70,35 @@ def write_scans(
     lines = []
     bar = tqdm(jobs, "simulate", len(rows), unit="scan", disable=distributed.hide_bar())
     for index, (row, tissues, t1) in enumerate(bar):
-        mine = kinds if together else [kinds[index % len(kinds)]]
-        if not together and mine[0] == REAL:
-            lines.append(_line(row, str(row.image.resolve()), row, REAL, "no"))
-            continue
-        images = [f"images/{row.scan.name}_simulated_{kind}.nii.gz" for kind in mine]
-        if not all((folder / image).exists() for image in images):
-            random = np.random.default_rng((seed, index))
-            known = load(tissues)
-            prepared = read_cached(t1)["image"].numpy()[0]
-            values, _ = draw(known, prepared, random, real=False, kinds=mine)
-            posed, affine = _posed(values, known.affine, random)
-            for image, volume in zip(images, posed, strict=True):
-                write_new(folder / image, volume, affine, NOTE)
-        made = replace(row, image=folder / images[0], sha256="")
-        line = _line(row, images[0], made, "+".join(mine), "yes")
-        lines.append(line | dict(zip(mine[1:], images[1:], strict=True)))
+        turns = [[kind] for kind in kinds] if each else [[kinds[index % len(kinds)]]]
+        for mine in [kinds] if together else turns:
+            if not together and mine[0] == REAL:
+                lines.append(_line(row, str(row.image.resolve()), row, REAL, "no"))
+                continue
+            images = [f"images/{row.scan.name}_simulated_{kind}.nii.gz" for kind in mine]
+            if not all((folder / image).exists() for image in images):
+                random = np.random.default_rng((seed, index))
+                prepared = read_cached(t1)["image"].numpy()[0]
+                _write(folder, images, load(tissues), prepared, mine, random)
+            made = replace(row, image=folder / images[0], sha256="")
+            line = _line(row, images[0], made, "+".join(mine), "yes")
+            lines.append(line | dict(zip(mine[1:], images[1:], strict=True)))
     write_text(folder / "manifest.csv", csv_text(list(lines[0]), lines))
     return folder / "manifest.csv"
+
+
+def _write(
+    folder: Path,
+    images: Sequence[str],
+    tissues: Tissues,
+    t1: Map,
+    kinds: Sequence[str],
+    random: np.random.Generator,
+) -> None:
+    values, _ = draw(tissues, t1, random, real=False, kinds=kinds)
+    posed, affine = _posed(values, tissues.affine, random)
+    for image, volume in zip(images, posed, strict=True):
+        write_new(folder / image, volume, affine, NOTE)
 
 
 def _line(row: Row, image: str, made: Row, contrast: str, simulated: str) -> dict[str, str]:

@@ -86,6 +86,7 @@ def create(
             landmarks,
             channels,
             methods.load(method).median,
+            any_contrast=simulate == "mr",
         ),
         "train": training_settings(
             roi,

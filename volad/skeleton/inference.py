@@ -18,10 +18,12 @@ def inference(
     landmarks: Sequence[float] | None,
     channels: Sequence[str] = (),
     median: int = 3,
+    any_contrast: bool = False,
 ) -> dict[str, Any]:
     """The config of a bundle; its arguments are those of `volad.skeleton.create`.
 
-    `median` is that of the method, see `volad.methods._base.Method`.
+    `median` is that of the method, see `volad.methods._base.Method`. With `any_contrast` scans say
+    which contrast they have, so that each gets a threshold of its own.
     """
     # A bundle without further channels is written as ever, so that caches made for it still serve.
     names = {"channels": "@channels"} if channels else {}
@@ -61,7 +63,7 @@ def inference(
         "network_def": dict(network),
         "preprocessing": {
             "_target_": "monai.transforms.Compose",
-            "transforms": _steps(modality, space, spacing_mm, landmarks, names),
+            "transforms": _steps(modality, space, spacing_mm, landmarks, names, any_contrast),
         },
         "inferer": _inferer(window, patch),
         "postprocessing": {
@@ -139,6 +141,7 @@ def _steps(
     spacing_mm: float,
     landmarks: Sequence[float] | None,
     channels: Mapping[str, str],
+    any_contrast: bool,
 ) -> list[dict[str, Any]]:
     prefix = "volad.preprocess.steps"
     steps: list[dict[str, Any]] = [
@@ -159,6 +162,8 @@ def _steps(
     if modality == "ct":
         return [*steps, {"_target_": f"{prefix}.Hounsfield", "window_hu": [0.0, 80.0]}]
     steps.append({"_target_": f"{prefix}.CorrectBias"})
+    if any_contrast:
+        steps.append({"_target_": "volad.preprocess.contrast.NameContrast"})
     if landmarks is None:
         return [*steps, {"_target_": f"{prefix}.RobustRange"}]
     rounded = [round(float(v), 5) for v in landmarks]
