@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from volad import bundle, skeleton
 from volad.bundle import Identity
 from volad.calibrate import Calibration, HealthyScan, Promise, load_threshold, tail_of, words
+from volad.evaluate.run import _calibrated
 from volad.postprocess import Threshold
 from volad.preprocess.align import load_template
 from volad.preprocess.contrast import CONTRASTS, NameContrast, tissues_of
@@ -159,8 +160,9 @@ def test_a_contrasts_threshold_is_that_of_its_scans_alone() -> None:
         assert len(found.contrasts[name].scans) == count
     assert len(found.scans) == 26
     assert found.contrasts["flair"].threshold < found.threshold < found.contrasts["t1"].threshold
-    assert "its own" not in words.report(Calibration.fit(healthy(9, None, 0, 1), Promise(rate=0.1)))
-    assert f"{found.contrasts['t1'].threshold:.6g}, from 10 scans" in words.report(found)
+    assert f"t1 {found.contrasts['t1'].threshold:.6g} (10 scans): scans like" in words.report(found)
+    one = Calibration.fit(healthy(9, None, 0, 1), Promise(rate=0.1))
+    assert "by contrast" not in words.report(one)
 
 
 def test_the_file_gives_them_back_and_so_for_another_promise(tmp_path: Path) -> None:
@@ -202,3 +204,10 @@ def test_the_sidecar_promises_what_holds_for_the_scans_contrast(
     if scans is not None:
         assert told["calibration"]["healthy_scans"] == scans
         assert f"for {scans} scans" in told["promise"]["guarantee"]
+
+
+def test_an_evaluation_takes_the_one_for_all_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"otherwise": 3.0, "t1": 1.0}
+    monkeypatch.setattr("volad.evaluate.run.load_threshold", lambda *_: found)
+    rates, _ = _calibrated("brain_t1_ae")
+    assert set(rates.values()) == {3.0}

@@ -60,15 +60,17 @@ def report(found: Calibration) -> str:
         ("guarantee", guarantee(promise, count)),
         ("how sure", _sureness(found)),
         ("more scans", _tighter(promise)),
-        *((name, _alone(one)) for name, one in found.contrasts.items()),
+        *([("by contrast", _by_contrast(found))] if found.contrasts else []),
     ]
     return "\n".join(f"{name + ':':16}{text}" for name, text in lines)
 
 
-def _alone(found: Calibration) -> str:
-    """A contrast's own threshold."""
-    count = len(found.scans)
-    return f"scans like it have a threshold of their own, {found.threshold:.6g}, from {count} scans"
+def _by_contrast(found: Calibration) -> str:
+    own = (
+        f"{name} {one.threshold:.6g} ({len(one.scans)} scans)"
+        for name, one in found.contrasts.items()
+    )
+    return f"{', '.join(own)}: scans like these get these thresholds, and each keeps the promise"
 
 
 def _realised(found: Calibration) -> str:
