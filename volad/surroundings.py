@@ -184,8 +184,8 @@ def unusual(difference: Tensor, where: Tensor) -> Tensor:
     out = torch.zeros_like(difference)
     for index, inside in enumerate((where > 0).expand_as(difference)):
         sizes = difference[index][inside].abs()
-        usual = float(sizes.median()) if len(sizes) else 0.0
-        out[index] = torch.asinh(difference[index] / max(usual, EVEN))
+        usual = sizes.median() if len(sizes) else sizes.new_zeros(())
+        out[index] = torch.asinh(difference[index] / usual.clamp(min=EVEN))
     return out
 
 

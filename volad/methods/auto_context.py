@@ -67,7 +67,7 @@ class AutoContext(Method):
             quarter of them is kept.
         rows: voxels of each update.
         average: the mean of all networks' logits is the answer, not the last one's alone, which
-            finds large anomalies better and small bright ones worse.
+            finds large anomalies better and some small ones worse.
         rarity: how many times rarer anomalies are in a scan than among the drawn voxels.
         score: `chance`, 0 to 1; or `log_odds`, the logarithm of 1 + 50 times the odds, about 0
             where they are far below 1 to 50: interpolated between voxels like that, more is left of
@@ -108,7 +108,7 @@ class AutoContext(Method):
         healthy: int = 3000,
         updates: int = 2000,
         rows: int = 8192,
-        average: bool = True,
+        average: bool = False,
         rarity: float = 30.0,
         score: Literal["chance", "log_odds"] = "log_odds",
     ) -> None:
