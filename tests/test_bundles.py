@@ -52,11 +52,16 @@ every_bundle = pytest.mark.parametrize("name", [*SHIPPED, MADE])
 
 
 def one_of_each_method() -> list[str]:
-    """The first shipped bundle of each method, and the one of the tests."""
+    """The first shipped bundle of each method that can be traced, and the one of the tests.
+
+    `auto_context` cuts a scan to its brain, and a trace would keep the box of the brain it saw.
+    """
     first: dict[str, str] = {}
     for name in SHIPPED:
         config = json.loads((REPOSITORY / f"bundles/{name}/configs/inference.json").read_text())
-        first.setdefault(config["network_def"]["_target_"], name)
+        method = config["network_def"]["_target_"]
+        if not method.endswith("AutoContext"):
+            first.setdefault(method, name)
     return [*first.values(), MADE]
 
 
