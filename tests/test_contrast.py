@@ -18,7 +18,7 @@ from volad.calibrate import Calibration, HealthyScan, Promise, load_threshold, t
 from volad.evaluate.run import _calibrated
 from volad.postprocess import Threshold
 from volad.preprocess.align import load_template
-from volad.preprocess.contrast import CONTRASTS, NameContrast, tissues_of
+from volad.preprocess.contrast import CONTRASTS, NameContrast, brightness_of
 from volad.sidecar import _threshold
 from volad.simulate_mr import draw_contrast
 
@@ -39,14 +39,14 @@ def head(grey: float, white: float, fluid: float) -> tuple[NDArray[Any], NDArray
 def test_a_simulated_contrast_is_recognised(kind: str) -> None:
     for seed in range(12):
         drawn = draw_contrast(np.random.default_rng(seed), kind)
-        found = tissues_of(*head(drawn.grey, drawn.white, drawn.fluid))
+        found = brightness_of(*head(drawn.grey, drawn.white, drawn.fluid))
         assert found is not None
         assert found.contrast == kind
 
 
 @pytest.mark.parametrize(("fluid", "like"), [(0.5, "flair"), (0.9, "pd"), (1.0, "pd"), (1.4, "t2")])
 def test_proton_density_lies_between_flair_and_t2(fluid: float, like: str) -> None:
-    found = tissues_of(*head(1.0, 0.8, fluid))
+    found = brightness_of(*head(1.0, 0.8, fluid))
     assert found is not None
     assert found.contrast == like
     assert like in CONTRASTS
@@ -54,7 +54,7 @@ def test_proton_density_lies_between_flair_and_t2(fluid: float, like: str) -> No
 
 def test_brightness_in_any_unit_gives_the_same_tissues() -> None:
     image, brain = head(0.6, 1.0, 0.2)
-    first, second = tissues_of(image, brain), tissues_of(350 * image + 40, brain)
+    first, second = brightness_of(image, brain), brightness_of(350 * image + 40, brain)
     assert first is not None
     assert second is not None
     assert (first.grey, first.white, first.fluid) == pytest.approx(
@@ -69,7 +69,7 @@ def test_a_large_lesion_does_not_change_the_contrast(value: float) -> None:
     for kind, tissues in {"t1": (0.6, 1, 0.2), "flair": (1, 0.8, 0.2), "t2": (0.5, 0.4, 1)}.items():
         image, brain = head(*tissues)
         image[45:70, 40:80, 40:70] = value
-        found = tissues_of(image * brain, brain)
+        found = brightness_of(image * brain, brain)
         assert found is not None
         assert found.contrast == kind
 
@@ -77,7 +77,7 @@ def test_a_large_lesion_does_not_change_the_contrast(value: float) -> None:
 def test_a_brain_without_a_tissue_has_no_contrast() -> None:
     image, brain = head(0.6, 1.0, 0.2)
     brain[:, :, 10:] = False
-    assert tissues_of(image, brain) is None
+    assert brightness_of(image, brain) is None
     sample = {"image": MetaTensor(torch.from_numpy(image[None])), "facts": {"brain": 1}}
     sample["brain"] = MetaTensor(torch.from_numpy(brain[None]))
     out = NameContrast()(sample)

@@ -16,7 +16,7 @@ from scipy import ndimage
 from volad.preprocess.align import load_template
 from volad.preprocess.steps import Sample
 
-__all__ = ["CONTRASTS", "NameContrast", "Tissues", "tissues_of"]
+__all__ = ["CONTRASTS", "Brightness", "NameContrast", "brightness_of"]
 
 #: What a scan may be like.
 CONTRASTS = ("t1", "t2", "flair", "pd")
@@ -34,7 +34,7 @@ FLUID_DARKER = (0.25, 0.1)
 
 
 @dataclass(frozen=True)
-class Tissues:
+class Brightness:
     """Median brightness of each tissue, 0 at the brain's 1st and 1 at its 99th percentile.
 
     Attributes:
@@ -62,7 +62,7 @@ class Tissues:
         return "flair" if all(np.greater(below, FLUID_DARKER)) else "pd"
 
 
-def tissues_of(image: NDArray[np.float32], brain: NDArray[np.bool_]) -> Tissues | None:
+def brightness_of(image: NDArray[np.float32], brain: NDArray[np.bool_]) -> Brightness | None:
     """The brightness of the tissues of a scan on MNI152's 2 mm grid.
 
     Args:
@@ -81,14 +81,14 @@ def tissues_of(image: NDArray[np.float32], brain: NDArray[np.bool_]) -> Tissues 
     low, high = np.percentile(image[brain], [1, 99])
     spread = max(float(high - low), 1e-6)
     # Medians: a lesion, even a large one, is the lesser part of a tissue.
-    return Tissues(*(float((np.median(image[place]) - low) / spread) for place in places))
+    return Brightness(*(float((np.median(image[place]) - low) / spread) for place in places))
 
 
 class NameContrast(Transform):
     """Add `contrast`, a name in `CONTRASTS`, of a scan on MNI152's grid; None where unknown."""
 
     def __call__(self, sample: Sample) -> Sample:
-        found = tissues_of(sample["image"].numpy()[0], sample["brain"].numpy()[0] > 0)
+        found = brightness_of(sample["image"].numpy()[0], sample["brain"].numpy()[0] > 0)
         name = found.contrast if found is not None else None
         told = {} if found is None else {k: round(v, 3) for k, v in asdict(found).items()}
         facts = {**sample["facts"], "contrast": {"like": name, "tissues": told}}
