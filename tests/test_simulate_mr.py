@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -21,16 +22,18 @@ from volad import skeleton, tissues
 from volad.cli import main
 from volad.data import Row, read_manifest
 from volad.io import read_volume
+from volad.preprocess.align import load_template
 from volad.preprocess.steps import RobustRange
 from volad.simulate_mr import CONTRASTS, Contrast, SimulatedSet, draw_contrast, files, windows
 from volad.simulate_mr.files import NOTE, write_scans
 from volad.simulate_mr.head import brain_of_head, detail_of, image_of, scanned, smooth_field
+from volad.simulate_mr.iron import NUCLEI, iron_of
 
 
 def plain(**levels: float) -> Contrast:
     """A contrast in which nothing varies within a tissue."""
     still = dict.fromkeys(
-        ("detail", "grey_varies", "white_varies", "fluid_varies", "rim", "plexus"), 0.0
+        ("detail", "grey_varies", "white_varies", "fluid_varies", "rim", "plexus", "iron"), 0.0
     )
     drawn = draw_contrast(np.random.default_rng(0), "flair")
     return replace(drawn, **still, **levels)
@@ -60,7 +63,8 @@ def test_kinds_are_drawn_as_often_as_said() -> None:
 def test_each_tissue_has_its_brightness_and_nothing_lies_outside_the_brain() -> None:
     found = example()
     contrast = plain(grey=0.9, white=0.6, fluid=0.2)
-    image = image_of(found, np.zeros_like(found.grey), contrast, np.random.default_rng(0))
+    none = np.zeros_like(found.grey)
+    image = image_of(found, none, none, contrast, np.random.default_rng(0))
     assert not image[~found.brain].any()
     deep = found.ventricle_mm > 12  # away from where the plexus may hang
     for share, level in ((found.grey, 0.9), (found.white, 0.6), (found.fluid, 0.2)):
@@ -85,6 +89,7 @@ def test_detail_turns_round_where_the_contrast_does() -> None:
         image_of(
             found,
             detail,
+            np.zeros_like(detail),
             replace(plain(grey=0.6, white=1.0), detail=sign),
             np.random.default_rng(0),
         )
@@ -96,12 +101,49 @@ def test_detail_turns_round_where_the_contrast_does() -> None:
 
 def test_the_scanner_blurs_adds_noise_and_leaves_the_background() -> None:
     found = example()
-    image = image_of(found, np.zeros_like(found.grey), plain(), np.random.default_rng(0))
+    none = np.zeros_like(found.grey)
+    image = image_of(found, none, none, plain(), np.random.default_rng(0))
     made = [scanned(image, found.brain, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert np.array_equal(made[0], made[1])
     assert not np.array_equal(made[0], made[2])
     assert not made[0][~found.brain].any()
     assert np.corrcoef(made[0][found.brain], image[found.brain])[0, 1] > 0.6
+
+
+def test_iron_is_where_the_deep_nuclei_are_on_both_sides_and_most_in_the_pallidum() -> None:
+    template = load_template()
+    none = np.zeros_like(template.grey)
+    head = tissues.Tissues(none, none, none, none > -1, none, template.affine)
+    iron = np.mean([iron_of(head, np.random.default_rng(seed)) for seed in range(12)], axis=0)
+    to_voxel = np.linalg.inv(template.affine)
+
+    def at(*mm: float) -> float:
+        return float(iron[tuple(np.round(to_voxel @ [*mm, 1])[:3].astype(int))])
+
+    for nucleus in NUCLEI.values():
+        x, y, z = nucleus.middle_mm
+        assert at(x, y, z) == pytest.approx(nucleus.iron, rel=0.35)
+        assert at(-x, y, z) == pytest.approx(at(x, y, z), rel=0.3)
+    assert iron.max() == pytest.approx(at(19, -4, -1), rel=0.1)
+    for elsewhere in ((10, -20, 8), (0, 30, 10), (30, -60, 30), (25, -20, -15)):
+        assert at(*elsewhere) == 0  # thalamus, front, back, hippocampus
+    assert 0.002 < (iron > 0.2).mean() < 0.02
+
+
+def test_iron_darkens_as_much_as_the_contrast_says_and_not_in_t1() -> None:
+    found = example()
+    none = np.zeros_like(found.grey)
+    iron = np.zeros_like(found.grey)
+    iron[found.white > 0.9] = 1
+    contrast = replace(plain(), iron=0.5)
+    with_iron, without = (
+        image_of(found, none, there, contrast, np.random.default_rng(0)) for there in (iron, none)
+    )
+    share = with_iron[iron > 0] / without[iron > 0]
+    assert share == pytest.approx(math.exp(-0.5), rel=1e-3)
+    assert np.array_equal(with_iron[iron == 0], without[iron == 0])
+    assert draw_contrast(np.random.default_rng(0), "t1").iron == 0
+    assert max(draw_contrast(np.random.default_rng(n), "t2").iron for n in range(20)) > 0.3
 
 
 def test_some_scans_are_sharper_than_the_tissues_they_were_made_of() -> None:

@@ -33,6 +33,7 @@ class Contrast:
         rim: how much brighter white matter is right at the ventricles, as a share.
         rim_mm: how far that reaches.
         plexus: brightness that the choroid plexus has.
+        iron: how dark an adult's pallidum is for its iron, as the logarithm of a factor.
     """
 
     kind: str
@@ -46,6 +47,11 @@ class Contrast:
     rim: float
     rim_mm: float
     plexus: float
+    iron: float
+
+
+#: Most that iron darkens, likewise: T2 and T2* do, T1 hardly.
+IRON = {"t1": 0.0, "t2": 0.6, "flair": 0.5, "pd": 0.2, "any": 0.4}
 
 
 def draw_contrast(random: np.random.Generator, kind: str | None = None) -> Contrast:
@@ -67,6 +73,7 @@ def draw_contrast(random: np.random.Generator, kind: str | None = None) -> Contr
         rim=random.uniform(0.0, 0.25) if wet else 0.0,
         rim_mm=random.uniform(1.0, 4.0),
         plexus=random.uniform(0.6, 1.2),
+        iron=random.uniform(0.0, IRON[kind]),
     )
 
 

@@ -41,8 +41,18 @@ def detail_of(tissues: Tissues, t1: Map) -> Map:
     return np.asarray(np.clip((t1 - expected) / spread, -1, 1) * solid, np.float32)
 
 
-def image_of(tissues: Tissues, detail: Map, contrast: Contrast, random: np.random.Generator) -> Map:
-    """`(X, Y, Z)`: the tissues in a contrast, before noise, at the T1's place."""
+def image_of(
+    tissues: Tissues, detail: Map, iron: Map, contrast: Contrast, random: np.random.Generator
+) -> Map:
+    """`(X, Y, Z)`: the tissues in a contrast, before noise, at the T1's place.
+
+    Args:
+        tissues: of the head.
+        detail: `detail_of` it.
+        iron: `volad.simulate_mr.iron.iron_of` it.
+        contrast: the sequence.
+        random: of what varies within a tissue.
+    """
     shape = tissues.brain.shape
     grey = contrast.grey * (1 + contrast.grey_varies * smooth_field(shape, 8, random))
     white = contrast.white * (1 + contrast.white_varies * smooth_field(shape, 12, random))
@@ -55,6 +65,7 @@ def image_of(tissues: Tissues, detail: Map, contrast: Contrast, random: np.rando
     image = tissues.grey * grey + tissues.white * white + tissues.fluid * fluid
     solid = tissues.grey + tissues.white
     image += contrast.detail * max(abs(contrast.grey - contrast.white), 0.05) * detail * solid
+    image *= np.exp(-contrast.iron * iron)
     plexus = _plexus(tissues, random) * tissues.fluid
     image += plexus * (contrast.plexus * max(contrast.grey, contrast.white) - image)
     return np.asarray(np.maximum(image, 0) * tissues.brain, np.float32)

@@ -17,6 +17,7 @@ from volad.cache import read_cached
 from volad.data import Row, random_patch
 from volad.simulate_mr.contrast import draw_contrast
 from volad.simulate_mr.head import brain_of_head, detail_of, image_of, moved, scanned
+from volad.simulate_mr.iron import iron_of
 from volad.tissues import Map, Tissues, kept_tissues, load, prepared_t1
 
 __all__ = ["SimulatedSet"]
@@ -147,7 +148,9 @@ def draw(
         detail = detail_of(tissues, t1)
         # Squares: most brains are not old.
         tissues = aged(tissues, 4 * random.random() ** 2, random.random() ** 2, random)
-        images = [image_of(tissues, detail, draw_contrast(random, kind), random) for kind in kinds]
+        iron = iron_of(tissues, random)
+        contrasts = [draw_contrast(random, kind) for kind in kinds]
+        images = [image_of(tissues, detail, iron, contrast, random) for contrast in contrasts]
     mask = brain_of_head(tissues, random).astype(np.float32)
     *images, mask = moved([*images, mask], float(tissues.spacing_mm[0]), random)
     brain = mask > 0.5
