@@ -12,9 +12,13 @@ from phantoms import Scans, healthy_brains
 from torch import Tensor
 
 from volad import skeleton
-from volad.methods.auto_context import AutoContext, _some, _Voxelwise
+from volad.methods.auto_context import AutoContext, _some
 from volad.tensors import brain_of
 from volad.train import Trainer
+from volad.voxelwise import Voxelwise
+
+#: All of a window.
+WHOLE = (slice(None),) * 5
 
 
 def tiny(**settings: object) -> AutoContext:
@@ -50,7 +54,7 @@ def test_some_are_drawn_of_many_and_all_of_few() -> None:
 
 
 def test_values_are_standardised_by_all_that_was_measured() -> None:
-    net = _Voxelwise(3, 4, 1)
+    net = Voxelwise(3, 4, 1)
     torch.manual_seed(0)
     values = 5 + 2 * torch.randn(4, 1000, 3)
     for part in values:
@@ -66,11 +70,11 @@ def test_values_are_standardised_by_all_that_was_measured() -> None:
 def test_a_later_pass_sees_what_an_earlier_one_found(tmp_path: Path) -> None:
     method = trained(tmp_path)
     x = healthy_brains(1, seed=1)
-    before = method._seen(x, None, 1)
+    before = method._seen(x, WHOLE, 1)
     with torch.no_grad():
         for member in method._network(0).members:
             member[-1].bias += 3.0  # type: ignore[index,operator]
-    after = method._seen(x, None, 1)
+    after = method._seen(x, WHOLE, 1)
     assert torch.equal(before[:, :26], after[:, :26])
     inside = brain_of(x)[:, 0] > 0
     assert torch.allclose((after - before)[:, 26][inside], torch.tensor(3.0), atol=1e-4)
@@ -168,6 +172,27 @@ def test_what_mni152_has_is_no_part_of_the_weights() -> None:
     assert "known" not in method.state_dict()
     assert method.passes[0].size == 26 + (2 + 3) + (15 + 3 + 5)
     assert tiny(prior=True, mirror=True, relative=False).passes[0].size == 26 + 2 + 15
+
+
+def test_the_first_batch_tells_what_healthy_scans_are(tmp_path: Path) -> None:
+    method = tiny(prior=True, mirror=True, atlas=True, updates=2, passes=1)
+    assert method.normal is not None
+    known = method.known
+    assert known is not None
+    brain = known[:, 2:3] > 0.3
+    x = torch.cat([brain * (a + b * known[:, 2:3]) for a, b in ((0.2, 0.6), (0.9, -0.5))])
+    list(method.stages()[0].step(x))
+    maps = method.normal.maps.clone()
+    assert method.normal.fitted
+    assert maps.any()
+    list(method.stages()[0].step(x.flip(1, 2)))
+    assert torch.equal(method.normal.maps, maps)
+    assert torch.isfinite(method.eval()(x[:1])).all()
+
+
+def test_an_atlas_needs_places() -> None:
+    with pytest.raises(ValueError, match="atlas needs prior"):
+        tiny(atlas=True)
 
 
 def test_its_bundle_does_not_smooth_what_it_found(tmp_path: Path) -> None:

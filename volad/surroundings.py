@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d, interpolate, pad
 
 from volad.preprocess.align import load_template
-from volad.tensors import brain_of, crop, divisible
+from volad.tensors import brain_of, crop, divisible, mean_over
+from volad.tissue_normal import deviation, levels_of, shares_of
 
-__all__ = ["anatomy", "brain_box", "mean_over", "score_surroundings", "surroundings"]
+__all__ = ["anatomy", "brain_box", "score_surroundings", "surroundings"]
 
 #: Spreads of the Gaussians, in voxels, from a voxel's neighbours to a quarter of the brain.
 SCALES = (0.7, 1.5, 3.0, 6.0, 12.0)
@@ -68,7 +69,11 @@ def brain_box(x: Tensor) -> tuple[slice, ...]:
 
 
 def surroundings(
-    x: Tensor, known: Tensor | None = None, mirror: bool = False, relative: bool = False
+    x: Tensor,
+    known: Tensor | None = None,
+    mirror: bool = False,
+    relative: bool = False,
+    normal: Tensor | None = None,
 ) -> Tensor:
     """Channels of every voxel of windows `(B, C, X, Y, Z)`: `(B, F, X, Y, Z)`, 0 outside the brain.
 
@@ -77,7 +82,8 @@ def surroundings(
     in all directions, a sheet in one); brightness beside the brightest and the darkest neighbour;
     its rank in the brain; how much brain is near; with `mirror` the difference to the other side;
     with `known` the brightness of grey matter, white matter and fluid and what the voxel is above
-    each; with `relative` what is unusual in this very scan. Then `known` itself.
+    each; with `relative` what is unusual in this very scan; with `normal` how far from what healthy
+    brains have at that place. Then `known` itself.
 
     Args:
         x: the windows, float32.
@@ -87,6 +93,7 @@ def surroundings(
             contrast and noise: with `mirror`, differences to the other side; with `known`, those to
             each tissue, and means over ever wider surroundings of what the tissues leave
             unexplained.
+        normal: `(C, 7, X, Y, Z)`, `TissueNormal` of these voxels; needs `known`.
     """
     image = x.flatten(0, 1)[:, None]
     brain = brain_of(x).repeat_interleave(x.shape[1], dim=0)
@@ -102,15 +109,11 @@ def surroundings(
             sides.append((large - large.flip(2)) * both)
             compared += [unusual(side, both) for side in sides]
     if known is not None:
-        expected = torch.zeros_like(image)
-        for share, level, above in _tissues(image, brain, known, means[0]):
-            out += [level.expand_as(image), *above]
-            expected = expected + share * level
-            if relative:
-                compared.append(unusual(above[-1], brain * (share > 0.5)))
-        if relative:  # of many voxels together a little is unusual
-            rest = (image - expected) * brain
-            compared += [unusual(local_mean(rest, brain, scale), brain) for scale in SCALES]
+        for levels, comparisons in _by_tissue(image, brain, known, means[0], relative):
+            out += levels
+            compared += comparisons
+        if normal is not None:
+            compared += _deviations(image, brain, known, normal.repeat(len(x), 1, 1, 1, 1))
     out += [part * brain for part in compared]
     channels = torch.cat(out, dim=1).reshape(len(x), -1, *x.shape[2:])
     if known is not None:
@@ -154,25 +157,42 @@ def _brightness(image: Tensor, brain: Tensor, means: Sequence[Tensor]) -> Iterab
     yield from (blur(brain, 2.0), blur(brain, 5.0))
 
 
-def _tissues(
-    image: Tensor, brain: Tensor, known: Tensor, near: Tensor
-) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
-    """For each tissue its share of the voxels, its brightness, and what `near` is above that.
+def _by_tissue(
+    image: Tensor, brain: Tensor, known: Tensor, near: Tensor, relative: bool
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Each tissue's brightness, and what images are above it; what of that is unusual.
 
-    The latter with its brightness hereabouts, for each of `TISSUE_SCALES`. `near` is the mean of
-    each voxel's closest surroundings.
+    Above its brightness hereabouts, for each of `TISSUE_SCALES`. `near` is the mean of each voxel's
+    closest surroundings.
     """
-    grey, white = known[:, :1], known[:, 1:2]
-    for tissue in (grey, white, (1 - grey - white).clamp(min=0)):
-        weight = brain * tissue**2
-        everywhere = mean_over(image, weight)
+    expected = torch.zeros_like(image)
+    shares = shares_of(known)
+    for share, everywhere in zip(shares, levels_of(image, brain, shares), strict=True):
+        weight = brain * share**2
         above = []
         for scale in TISSUE_SCALES:
-            share = blur(weight, scale)
-            here = blur(image * weight, scale) / share.clamp(min=1e-3)
-            level = torch.lerp(everywhere.expand_as(here), here, share / (share + SCARCE))
-            above.append(near - level)
-        yield tissue, everywhere, above
+            near_share = blur(weight, scale)
+            here = blur(image * weight, scale) / near_share.clamp(min=1e-3)
+            trust = near_share / (near_share + SCARCE)
+            above.append(near - torch.lerp(everywhere.expand_as(here), here, trust))
+        expected = expected + share * everywhere
+        compared = [unusual(above[-1], brain * (share > 0.5))] if relative else []
+        yield [everywhere.expand_as(image), *above], compared
+    if relative:  # of many voxels together a little is unusual
+        rest = (image - expected) * brain
+        yield [], [unusual(local_mean(rest, brain, scale), brain) for scale in SCALES]
+
+
+def _deviations(image: Tensor, brain: Tensor, known: Tensor, normal: Tensor) -> list[Tensor]:
+    """How far images `(N, 1, X, Y, Z)` are from healthy ones: in their unit, and in spreads.
+
+    The latter at each voxel and over ever wider surroundings, where they are made comparable
+    between scans: real ones are further from the healthy mean than simulated ones. Then the spread.
+    """
+    away, spread = deviation(image, levels_of(image, brain, shares_of(known)), normal)
+    score = away / spread * brain
+    wider = [unusual(local_mean(score, brain, scale), brain) for scale in SCALES]
+    return [local_mean(away, brain, SCALES[0]), torch.asinh(score), *wider, spread]
 
 
 def unusual(difference: Tensor, where: Tensor) -> Tensor:
@@ -251,9 +271,3 @@ def _rank(image: Tensor, brain: Tensor) -> Tensor:
         rank = torch.searchsorted(values, image[index].contiguous())
         out[index] = rank.to(image.dtype) / max(len(values), 1)
     return out
-
-
-def mean_over(image: Tensor, weight: Tensor) -> Tensor:
-    """`(N, 1, 1, 1, 1)`: mean of each image over what `weight` holds; 0 where that is nothing."""
-    total = weight.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1e-3)
-    return (image * weight).sum(dim=(2, 3, 4), keepdim=True) / total

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["brain_mean", "brain_of", "crop", "divisible", "fixed_draws"]
+__all__ = ["brain_mean", "brain_of", "crop", "divisible", "fixed_draws", "mean_over"]
 
 
 def brain_of(x: Tensor) -> Tensor:
@@ -27,6 +27,12 @@ def brain_mean(values: Tensor, x: Tensor) -> Tensor:
     inside = brain_of(x)
     total = torch.where(inside > 0, values, 0).sum()
     return total / (inside.sum().clamp(min=1) * values.shape[1])
+
+
+def mean_over(image: Tensor, weight: Tensor) -> Tensor:
+    """`(N, 1, 1, 1, 1)`: mean of each image over what `weight` holds; 0 where that is nothing."""
+    total = weight.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1e-3)
+    return (image * weight).sum(dim=(2, 3, 4), keepdim=True) / total
 
 
 def divisible(x: Tensor, factor: int, least: int = 1) -> Tensor:

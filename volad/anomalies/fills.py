@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d, grid_sample
 
 from volad.anomalies.draws import drawn, noise, uniform
-from volad.surroundings import mean_over
+from volad.tensors import mean_over
 
 __all__ = ["FILLS", "Blob", "intensity", "pool", "some_fill"]
 

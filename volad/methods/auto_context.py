@@ -23,10 +23,13 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from torch.optim.swa_utils import AveragedModel
 
+from volad import distributed
 from volad.anomalies import CHANGE, paint
 from volad.methods._base import Method, Stage, Update, Window
 from volad.surroundings import anatomy, brain_box, score_surroundings, surroundings
 from volad.tensors import brain_of, fixed_draws
+from volad.tissue_normal import TissueNormal
+from volad.voxelwise import Voxelwise
 
 __all__ = ["AutoContext"]
 
@@ -34,6 +37,8 @@ __all__ = ["AutoContext"]
 REMOTE = 50.0
 #: Windows that are painted at a time, and lend each other tissue.
 TOGETHER = 8
+#: A part of windows `(B, C, X, Y, Z)`.
+Box = tuple[slice, ...]
 #: What becomes of logits.
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "chance": torch.sigmoid,
@@ -55,6 +60,8 @@ class AutoContext(Method):
             often into white matter; needs windows that are whole volumes on MNI152's 2 mm grid.
         mirror: they also see the other side of the head (first spatial axis).
         relative: they also see how unusual differences are in the scan at hand.
+        atlas: they also see how far the scan is from healthy ones (`volad.tissue_normal`), which
+            the first batch of windows tells; needs `prior`.
         change: weakest and strongest change of brightness of the painted anomalies, in units of
             the image; either way.
         layers: share of the windows with collections along the brain's surface in place of others.
@@ -99,6 +106,7 @@ class AutoContext(Method):
         prior: bool = False,
         mirror: bool = False,
         relative: bool = True,
+        atlas: bool = False,
         change: Sequence[float] = CHANGE,
         layers: float = 0.0,
         spaces: float = 0.0,
@@ -115,6 +123,8 @@ class AutoContext(Method):
         super().__init__()
         if score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+        if atlas and not prior:
+            raise ValueError("atlas needs prior, since it is one of places")
         self.score, self.average = score, average
         self.prior, self.mirror, self.relative = prior, mirror, relative
         self.paint = partial(
@@ -129,14 +139,15 @@ class AutoContext(Method):
         self.updates, self.rows, self.rarity = updates, rows, rarity
         known = anatomy() if prior else None
         self.register_buffer("known", known, persistent=False)
+        self.normal = TissueNormal(known, channels) if atlas and known is not None else None
         #: Networks that are trained; a training that goes on has to know.
         self.register_buffer("finished", torch.zeros((), dtype=torch.long))
         example = torch.zeros(1, channels, 8, 8, 8)
-        known = torch.zeros(1, known.shape[1], 8, 8, 8) if known is not None else None
-        first = surroundings(example, known, mirror, relative).shape[1]
+        box = (slice(None), slice(None), *[slice(8)] * 3)
+        first = self._surroundings(example, box).shape[1]
         more = score_surroundings(example[:, :1], example[:, :1], mirror).shape[1]
         self.passes = nn.ModuleList(
-            _Voxelwise(first + (more if number else 0), hidden, members, dropout)
+            Voxelwise(first + (more if number else 0), hidden, members, dropout)
             for number in range(passes)
         )
 
@@ -162,7 +173,7 @@ class AutoContext(Method):
         """`(1, 1, *S)` of one window."""
         box = (slice(None), slice(None), *brain_box(x))
         number = max(int(self.finished), 1)
-        logits = self._logits(x[box], self._known(box), number) - math.log(self.rarity)
+        logits = self._logits(x[box], box, number) - math.log(self.rarity)
         out = torch.zeros_like(x[:, :1])
         out[box] = SCORES[self.score](logits) * brain_of(x[box])
         return out
@@ -170,6 +181,10 @@ class AutoContext(Method):
     def _learn(self, number: int, x: Tensor) -> Iterator[Update]:
         """Updates of one network on voxels drawn from windows `(B, C, *S)`."""
         network = self._network(number)
+        if self.normal is not None and not self.normal.fitted:
+            with torch.autocast(x.device.type, enabled=False):
+                self.normal.fit(x)
+            distributed.equalise(self.normal)
         self.eval()  # what earlier networks find is what they find in the end
         values, label = self._drawn(x, number)
         network.train()
@@ -200,7 +215,7 @@ class AutoContext(Method):
             painted = self.paint(windows.float(), white)
             for image, label, sure in zip(painted.image, painted.label, painted.sure, strict=True):
                 box = (slice(None), slice(None), *brain_box(image[None]))
-                seen = self._seen(image[None][box], self._known(box), number)
+                seen = self._seen(image[None][box], box, number)
                 anomalous, sure = label[None][box] > 0, sure[None][box] > 0
                 some = _some(sure & anomalous, self.anomalous)
                 drawn = torch.cat([some, _some(sure & ~anomalous, self.healthy)])
@@ -208,24 +223,24 @@ class AutoContext(Method):
                 labels.append(anomalous.flatten()[drawn])
         return torch.cat(values), torch.cat(labels).float()
 
-    def _seen(self, x: Tensor, known: Tensor | None, number: int) -> Tensor:
+    def _seen(self, x: Tensor, box: Box, number: int) -> Tensor:
         """`(1, F, *S)`: what network `number` sees of a window `(1, C, *S)` cut to its brain."""
-        return self._looks(x, known, number)[0]
+        return self._looks(x, box, number)[0]
 
-    def _looks(self, x: Tensor, known: Tensor | None, number: int) -> tuple[Tensor, list[Tensor]]:
+    def _looks(self, x: Tensor, box: Box, number: int) -> tuple[Tensor, list[Tensor]]:
         """What network `number` sees, and the logits `(1, 1, *S)` of those before it."""
         logits = []
         with torch.autocast(x.device.type, enabled=False):
-            own = seen = surroundings(x, known, self.mirror, self.relative)
+            own = seen = self._surroundings(x, box)
             for earlier in range(number):
                 logits.append(self._of_network(earlier, seen, x))
                 found = score_surroundings(logits[-1], brain_of(x), self.mirror)
                 seen = torch.cat([own, found], dim=1)
         return seen, logits
 
-    def _logits(self, x: Tensor, known: Tensor | None, number: int) -> Tensor:
+    def _logits(self, x: Tensor, box: Box, number: int) -> Tensor:
         """`(1, 1, *S)`: what the first `number` networks make of a window cut to its brain."""
-        seen, earlier = self._looks(x, known, number - 1)
+        seen, earlier = self._looks(x, box, number - 1)
         last = self._of_network(number - 1, seen, x)
         return torch.stack([*earlier, last]).mean(dim=0) if self.average else last
 
@@ -235,56 +250,15 @@ class AutoContext(Method):
         logits[inside] = self._network(number)(seen[0].flatten(1)[:, inside].T).mean(dim=0)
         return logits.reshape(x[:, :1].shape)
 
-    def _network(self, number: int) -> _Voxelwise:
+    def _network(self, number: int) -> Voxelwise:
         network = self.passes[number]
-        assert isinstance(network, _Voxelwise)
+        assert isinstance(network, Voxelwise)
         return network
 
-    def _known(self, box: tuple[slice, ...]) -> Tensor | None:
-        return None if self.known is None else self.known[box]
-
-
-class _Voxelwise(nn.Module):
-    """Networks on values of voxels `(N, F)`, standardised; to the logits of each `(M, N)`.
-
-    Args:
-        size: F.
-        hidden: units of each hidden layer.
-        members: M.
-        dropout: share of the units that are 0 while training.
-    """
-
-    mean: Tensor
-    square: Tensor
-    count: Tensor
-
-    def __init__(self, size: int, hidden: int, members: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.size = size
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("square", torch.ones(size))
-        self.register_buffer("count", torch.zeros(()))
-        self.members = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(size, hidden),
-                nn.Sequential(nn.SiLU(), nn.Dropout(dropout)),
-                nn.Linear(hidden, hidden),
-                nn.Sequential(nn.SiLU(), nn.Dropout(dropout)),
-                nn.Linear(hidden, 1),
-            )
-            for _ in range(members)
-        )
-
-    def measure(self, values: Tensor) -> None:
-        """Take more values into the mean and spread that all are standardised with."""
-        self.count += 1
-        self.mean += (values.mean(dim=0) - self.mean) / self.count
-        self.square += (values.square().mean(dim=0) - self.square) / self.count
-
-    def forward(self, values: Tensor) -> Tensor:
-        spread = (self.square - self.mean**2).clamp(min=1e-6).sqrt()
-        standardised = (values - self.mean) / spread
-        return torch.stack([member(standardised)[:, 0].float() for member in self.members])
+    def _surroundings(self, x: Tensor, box: Box) -> Tensor:
+        known = None if self.known is None else self.known[box]
+        normal = None if self.normal is None else self.normal()[box]
+        return surroundings(x, known, self.mirror, self.relative, normal)
 
 
 def _loss(logits: Tensor, label: Tensor) -> Tensor:
