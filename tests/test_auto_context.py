@@ -122,10 +122,10 @@ def test_the_answer_is_the_mean_of_all_networks_or_the_last_ones(tmp_path: Path)
     method.average = True
     with torch.no_grad():
         both = method._logits(x, None, 2)
-        first = method._logits(x, None, 1)
+        first = method._logits(x, WHOLE, 1)
         method.average = False
-        assert torch.equal(method._logits(x, None, 1), first)
-        last = method._logits(x, None, 2)
+        assert torch.equal(method._logits(x, WHOLE, 1), first)
+        last = method._logits(x, WHOLE, 2)
     torch.testing.assert_close(both, (first + last) / 2)
     assert not torch.equal(first, last)
 

@@ -189,7 +189,7 @@ def _deviations(image: Tensor, brain: Tensor, known: Tensor, normal: Tensor) -> 
     The latter at each voxel and over ever wider surroundings, where they are made comparable
     between scans: real ones are further from the healthy mean than simulated ones. Then the spread.
     """
-    away, spread = deviation(image, levels_of(image, brain, shares_of(known)), normal)
+    away, spread = deviation(image, brain, known, normal)
     score = away / spread * brain
     wider = [unusual(local_mean(score, brain, scale), brain) for scale in SCALES]
     return [local_mean(away, brain, SCALES[0]), torch.asinh(score), *wider, spread]

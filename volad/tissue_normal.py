@@ -112,14 +112,16 @@ class TissueNormal(nn.Module):
         return gram, sums
 
 
-def deviation(image: Tensor, levels: list[Tensor], maps: Tensor) -> tuple[Tensor, Tensor]:
+def deviation(image: Tensor, brain: Tensor, known: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
     """How far images are from what healthy ones with such tissues are, and the healthy spread.
 
     Args:
         image: `(N, 1, X, Y, Z)`.
-        levels: brightness of its grey matter, white matter and fluid (`levels_of`).
+        brain: likewise, 1 in the brain.
+        known: `(1, >= 2, X, Y, Z)` probabilities of grey and of white matter.
         maps: `(N, 7, X, Y, Z)`, `TissueNormal` of these voxels.
     """
+    levels = levels_of(image, brain, shares_of(known))
     mean = sum(maps[:, i : i + 1] * level for i, level in enumerate(levels))
     spread = maps[:, 3:4] + sum(maps[:, 4 + i : 5 + i] * level for i, level in enumerate(levels))
     return image - mean, spread.clamp(min=0) + FLOOR
