@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from volad import bundle, skeleton
 from volad.bundle import Identity
 from volad.calibrate import Calibration, HealthyScan, Promise, load_threshold, tail_of, words
-from volad.evaluate.run import _calibrated
 from volad.postprocess import Threshold
 from volad.preprocess.align import load_template
 from volad.preprocess.contrast import CONTRASTS, NameContrast, brightness_of
@@ -204,10 +203,3 @@ def test_the_sidecar_promises_what_holds_for_the_scans_contrast(
     if scans is not None:
         assert told["calibration"]["healthy_scans"] == scans
         assert f"for {scans} scans" in told["promise"]["guarantee"]
-
-
-def test_an_evaluation_takes_the_one_for_all_scans(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {"otherwise": 3.0, "t1": 1.0}
-    monkeypatch.setattr("volad.evaluate.run.load_threshold", lambda *_: found)
-    rates, _ = _calibrated("brain_t1_ae")
-    assert set(rates.values()) == {3.0}

@@ -144,6 +144,16 @@ def test_dice_at_a_given_threshold() -> None:
     assert "dice_at_fpr_10" not in v
 
 
+def test_scans_of_a_contrast_with_thresholds_of_its_own_are_judged_at_those() -> None:
+    score = np.where(block((2, 2, 2)), 0.9, 0.1).astype(np.float32)
+    score[9, 9, 9] = 0.6
+    thresholds = Thresholds(healthy={0.01: 0.5}, contrasts={"t2": {0.01: 0.7}})
+    for contrast, dice in ((None, 16 / 17), ("flair", 16 / 17), ("t2", 1)):
+        evaluation = Evaluation(FAST, thresholds)
+        evaluation.add(case("a", score=score, contrast=contrast))
+        assert values(evaluation.summary())["dice_at_fpr_1"] == pytest.approx(dice)
+
+
 def test_froc_ends_with_everything_found() -> None:
     points = judged(several()).summary().froc
     assert [point.share for point in points] == sorted(point.share for point in points)

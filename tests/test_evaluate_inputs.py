@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +23,10 @@ from evaluate_helpers import (
 )
 from io_helpers import refused, save_nifti
 
+from volad import bundle
+from volad.calibrate import load_threshold
 from volad.errors import InputError, UsageError
-from volad.evaluate.files import ResultSet, locate, parse_results
+from volad.evaluate.files import ResultSet, locate, parse_results, read_cases
 from volad.evaluate.manifest import read_rows
 from volad.evaluate.run import parse_bundles
 
@@ -125,6 +128,26 @@ def test_thresholds_of_a_bundle(tmp_path: Path) -> None:
     assert len(rates) == 3
     assert rates == sorted(rates, reverse=True)
     assert evaluate(manifest, "--results", tmp_path / "a", "--bundle", "brain_t1_a") == 2
+
+
+def test_a_bundle_with_thresholds_by_contrast_judges_each_scan_by_its_own(tmp_path: Path) -> None:
+    manifest = cohort(tmp_path, lesioned=2, healthy=0)
+    for number, contrast in enumerate(("t1", "t2")):
+        sidecar = tmp_path / "a" / f"scan{number}_mask.json"
+        found = json.loads(sidecar.read_text()) if sidecar.exists() else {}
+        sidecar.write_text(json.dumps({**found, "threshold": {"contrast": contrast}}))
+    assert evaluate(manifest, "--results", tmp_path / "a", "--bundle", "brain_mr_any") == 0
+    found = facts(manifest)["results"]["a"]["healthy_thresholds"]
+    assert set(found["contrasts"]) == {"t1", "t2", "flair", "pd"}
+    path = bundle.find("brain_mr_any") / "models" / "calibration.json"
+    for rate, threshold in found["contrasts"]["t2"].items():
+        own = load_threshold(path, float(rate))
+        assert isinstance(own, dict)
+        assert threshold == own["t2"] != found["by_rate"][rate] == own["otherwise"]
+    rows = read_rows(manifest)
+    places = locate(rows, ResultSet("a", tmp_path / "a"), allow_missing=False)
+    reads = [read_cases(row, [place])[0] for row, place in zip(rows, places, strict=True)]
+    assert [read.case.contrast for read in reads if read] == ["t1", "t2"]
 
 
 # Manifests

@@ -19,7 +19,10 @@ from scipy import ndimage
 from volad.preprocess.resample import resample
 from volad.preprocess.steps import Sample
 
-__all__ = ["DropSmallLesions", "MedianSmooth", "Rim", "Threshold", "ToScan"]
+__all__ = ["OTHERWISE", "DropSmallLesions", "MedianSmooth", "Rim", "Threshold", "ToScan"]
+
+#: The threshold of scans whose contrast has none of its own.
+OTHERWISE = "otherwise"
 
 
 class MedianSmooth(Transform):
@@ -86,10 +89,10 @@ class Threshold(Transform):
     """
 
     def __init__(self, value: float | Mapping[str, float]) -> None:
-        values = dict(value) if isinstance(value, Mapping) else {"otherwise": value}
-        if "otherwise" not in values or not all(np.isfinite(v) for v in values.values()):
+        values = dict(value) if isinstance(value, Mapping) else {OTHERWISE: value}
+        if OTHERWISE not in values or not all(np.isfinite(v) for v in values.values()):
             raise ValueError(f"the threshold must be a finite number, got {value}")
-        self.value = float(values.pop("otherwise"))
+        self.value = float(values.pop(OTHERWISE))
         self.contrasts = {name: float(v) for name, v in values.items()}
 
     def of(self, sample: Sample) -> float:

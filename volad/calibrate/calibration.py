@@ -19,8 +19,9 @@ from volad.calibrate import words
 from volad.calibrate.curves import COUNTED, LEVELS, HealthyScan, brief, rounded_up
 from volad.calibrate.promise import CONFIDENCE, Promise
 from volad.errors import UsageError
+from volad.postprocess import OTHERWISE
 
-__all__ = ["Calibration"]
+__all__ = ["Calibration", "by_contrast"]
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,7 @@ class Calibration:
     @property
     def thresholds(self) -> float | dict[str, float]:
         """As `volad.postprocess.Threshold` takes it: by contrast, where there are several."""
-        if not self.contrasts:
-            return self.threshold
-        own = {name: found.threshold for name, found in self.contrasts.items()}
-        return {"otherwise": self.threshold, **own}
+        return by_contrast(self.threshold, {k: v.threshold for k, v in self.contrasts.items()})
 
     @property
     def mean_capped(self) -> float:
@@ -181,6 +179,11 @@ def _scans_of(stored: Mapping[str, Any]) -> list[HealthyScan]:
         )
         for row, (scan, tail) in enumerate(zip(stored["scans"], tails, strict=True))
     ]
+
+
+def by_contrast(threshold: float, own: Mapping[str, float]) -> float | dict[str, float]:
+    """As `volad.postprocess.Threshold` takes it: one for each contrast, where there are several."""
+    return {OTHERWISE: threshold, **own} if own else threshold
 
 
 def _of_scan(scan: HealthyScan) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from volad.calibrate.calibration import Calibration
+from volad.calibrate.calibration import Calibration, by_contrast
 from volad.calibrate.promise import Promise
 from volad.errors import InputError, UsageError
 
@@ -49,7 +49,7 @@ def load_threshold(
             raise UsageError(f"{path}: holds no calibration; run volad calibrate again") from error
         if not all(map(math.isfinite, (threshold, *own.values()))):
             raise UsageError(f"{path}: the threshold is not a number; run volad calibrate again")
-        return {"otherwise": threshold, **own} if own else threshold
+        return by_contrast(threshold, own)
     found = _with_promise(path, rate, promise)
     size = {} if min_lesion_mm3 is None else {"min_mm3": min_lesion_mm3}
     now = [{**step, **size} if "min_mm3" in step else step for step in found.mask_steps]

@@ -28,6 +28,8 @@ class Case:
         spacing_mm: distance between voxel centres along X, Y and Z.
         scan_scores: measures of the whole scan, higher is more abnormal.
         groups: subgroup column → value.
+        contrast: what the scan is like (`volad.preprocess.contrast`), where a threshold was chosen
+            by that; `None` else.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Case:
     spacing_mm: tuple[float, float, float]
     scan_scores: Mapping[str, float] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    contrast: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("score", "lesion", "region"):

@@ -70,23 +70,20 @@ class Survey:
         if case.lesion is None:
             self._healthy.add(scores, unlabelled)
 
-    def thresholds(
-        self, healthy: Mapping[float, float] | None = None, source: str = ""
-    ) -> Thresholds:
+    def thresholds(self, calibrated: Thresholds | None = None) -> Thresholds:
         """Thresholds for the second pass.
 
         Args:
-            healthy: false-positive rate → threshold, where a bundle's calibration has them; by
-                default from the lesion-free scans seen.
-            source: where they come from.
+            calibrated: those at healthy false-positive rates, where a bundle's calibration has
+                them; by default from the lesion-free scans seen.
         """
         froc: dict[float, float] = {}
         for share in FROC_SHARES if self._all.healthy_voxels else ():
             threshold = self._all.threshold_at_fpr(share)
             if threshold not in froc.values():
                 froc[share] = threshold
-        if healthy is not None:
-            return Thresholds(froc, healthy, source)
+        if calibrated is not None:
+            return replace(calibrated, froc=froc)
         if self._healthy.healthy_voxels == 0:
             return Thresholds(froc)
         rates = {rate: self._healthy.threshold_at_fpr(rate) for rate in HEALTHY_RATES}

@@ -49,6 +49,7 @@ def facts_of(job: Job, judged: Sequence[Judged]) -> dict[str, Any]:
 def _of_results(judged: Judged) -> dict[str, Any]:
     evaluation = judged.evaluation
     thresholds = evaluation.thresholds
+    contrasts = {name: _by_rate(one) for name, one in thresholds.contrasts.items()}
     summary = evaluation.summary()
     return {
         "folder": str(judged.results.folder),
@@ -57,7 +58,8 @@ def _of_results(judged: Judged) -> dict[str, Any]:
         "made_by": dict(judged.made_by),
         "healthy_thresholds": {
             "source": thresholds.source,
-            "by_rate": {f"{rate:g}": value for rate, value in thresholds.healthy.items()},
+            "by_rate": _by_rate(thresholds.healthy),
+            **({"contrasts": contrasts} if contrasts else {}),
         },
         **_of_summary(summary),
         "subgroups": {
@@ -65,6 +67,10 @@ def _of_results(judged: Judged) -> dict[str, Any]:
             for column, values in summary.subgroups.items()
         },
     }
+
+
+def _by_rate(thresholds: Mapping[float, float]) -> dict[str, float]:
+    return {f"{rate:g}": value for rate, value in thresholds.items()}
 
 
 def _of_summary(summary: Summary) -> dict[str, Any]:

@@ -140,6 +140,7 @@ def _read(row: Row, found: Found, lesion: Map | None, brain: Map | None) -> Read
         spacing_mm=mask.spacing_mm,
         scan_scores=_scan_scores(sidecar, found.sidecar),
         groups=row.groups,
+        contrast=_contrast(sidecar),
     )
     return Read(case, rule, _made_by(sidecar))
 
@@ -191,6 +192,12 @@ def _scan_scores(sidecar: Mapping[str, Any], path: Path | None) -> dict[str, flo
                 raise InputError(f"{path}: scan score {key!r} is {value}; segment the scan again")
             scores[str(key)] = float(value)
     return scores
+
+
+def _contrast(sidecar: Mapping[str, Any]) -> str | None:
+    threshold = sidecar.get("threshold")
+    found = threshold.get("contrast") if isinstance(threshold, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _made_by(sidecar: Mapping[str, Any]) -> str:

@@ -112,7 +112,8 @@ def _dice_at(case: Case, thresholds: Thresholds) -> dict[float, float]:
     if case.score is None or case.lesion is None:
         return {}
     scores, lesion = case.voxels()
-    return {rate: dice(scores > value, lesion) for rate, value in thresholds.healthy.items()}
+    healthy = thresholds.healthy_for(case.contrast)
+    return {rate: dice(scores > value, lesion) for rate, value in healthy.items()}
 
 
 def _froc(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from volad.evaluate.evaluation import Evaluation, Survey
 from volad.evaluate.files import Found, Read, ResultSet, locate, read_cases
 from volad.evaluate.manifest import Row, read_rows
 from volad.evaluate.settings import HEALTHY_RATES, Settings, Thresholds
+from volad.postprocess import OTHERWISE
 
 __all__ = ["Job", "Judged", "judge", "parse_bundles"]
 
@@ -101,7 +102,7 @@ def judge(job: Job) -> list[Judged]:
             if read is not None:
                 survey.add(read.case)
     evaluations = [
-        Evaluation(job.settings, _thresholds(survey, calibrated.get(one.name)))
+        Evaluation(job.settings, survey.thresholds(calibrated.get(one.name)))
         for one, survey in zip(job.results, surveys, strict=True)
     ]
     missing: list[list[str]] = [[] for _ in job.results]
@@ -133,17 +134,15 @@ def _read_all(
         yield row, read_cases(row, [one[k] for one in found])
 
 
-def _calibrated(name: str) -> tuple[dict[float, float], str]:
+def _calibrated(name: str) -> Thresholds:
     """A bundle's thresholds by healthy false-positive rate, and where they come from."""
     root = bundle.find(name)
     path = root / "models" / "calibration.json"
-    rates = {}
+    healthy: dict[float, float] = {}
+    contrasts: dict[str, dict[float, float]] = defaultdict(dict)
     for rate in HEALTHY_RATES:
         found = load_threshold(path, rate)
-        # What a result set's scans are like is not known, so it is the one for all of them.
-        rates[rate] = found["otherwise"] if isinstance(found, dict) else found
-    return rates, f"the calibration of bundle {root.name}"
-
-
-def _thresholds(survey: Survey, calibrated: tuple[dict[float, float], str] | None) -> Thresholds:
-    return survey.thresholds() if calibrated is None else survey.thresholds(*calibrated)
+        several = found if isinstance(found, dict) else {OTHERWISE: found}
+        for contrast, threshold in several.items():
+            (healthy if contrast == OTHERWISE else contrasts[contrast])[rate] = threshold
+    return Thresholds({}, healthy, f"the calibration of bundle {root.name}", contrasts)

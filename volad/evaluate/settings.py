@@ -67,8 +67,14 @@ class Thresholds:
         froc: share of the region's voxels → score it exceeds, rising shares.
         healthy: healthy voxel false-positive rate → score to exceed.
         source: where `healthy` comes from, in words.
+        contrasts: the same as `healthy`, for scans of each contrast that has its own.
     """
 
     froc: Mapping[float, float] = field(default_factory=dict)
     healthy: Mapping[float, float] = field(default_factory=dict)
     source: str = "none: no scan without lesions and no bundle's calibration"
+    contrasts: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
+
+    def healthy_for(self, contrast: str | None) -> Mapping[float, float]:
+        """`healthy` for scans of a contrast."""
+        return self.healthy if contrast is None else self.contrasts.get(contrast, self.healthy)
