@@ -214,7 +214,7 @@ def test_a_data_set_may_be_simulated_of_healthy_t1(
     ready = make_ready(data, tmp_path / "data", tmp_path / "cache")
     ((rows, settings),) = asked
     assert [(row.subject, row.image) for row in rows] == [("a", tmp_path / "a.nii")]
-    assert settings == {"kinds": ("flair",), "together": False, "seed": 1}
+    assert settings == {"kinds": ("flair",), "heads": "in turn", "seed": 1}
     assert [scan.name for scan in ready.scans] == ["a"]
     assert "flair" in ready.manifest.read_text()
 
@@ -231,7 +231,7 @@ def test_all_methods_learn_from_the_same_simulated_scans(
     made = make_training(source, tmp_path / "data", tmp_path / "cache")
     ((rows, settings),) = asked
     assert [(row.subject, row.split) for row in rows] == [("b", "train"), ("c", "validation")]
-    assert settings == {"kinds": ("t1", "t2", "flair"), "together": True, "seed": 2}
+    assert settings == {"kinds": ("t1", "t2", "flair"), "heads": "channels", "seed": 2}
     assert made.simulate is None
     assert made.channels == source.channels
     assert (made.data_dir / "manifest.csv") == made.manifest

@@ -286,6 +286,11 @@ def test_files_say_what_is_simulated_and_every_fourth_scan_is_real(
     before = path.stat().st_mtime_ns
     write_scans(rows, tmp_path / "out", tmp_path, seed=2)
     assert path.stat().st_mtime_ns == before, "made again"
+    older = nib.load(path)
+    older.header["descrip"] = b"volad: SIMULATED MR, no patient's scan"
+    nib.save(older, path)
+    write_scans(rows, tmp_path / "out", tmp_path, seed=2)
+    assert read_volume(replace(rows[0].scan, path=path)).sha256 == volume.sha256, "not made again"
 
 
 def test_scans_become_the_contrasts_that_are_asked_for_in_turn(
@@ -297,7 +302,7 @@ def test_scans_become_the_contrasts_that_are_asked_for_in_turn(
 
 
 def test_each_scan_may_become_every_contrast(rows: list[Row], tmp_path: Path) -> None:
-    manifest = write_scans(rows[:2], tmp_path / "out", tmp_path, each=True)
+    manifest = write_scans(rows[:2], tmp_path / "out", tmp_path, heads="each")
     made = list(csv.DictReader(manifest.open()))
     assert [row["contrast"] for row in made] == ["flair", "t2", "t1", "pd"] * 2
     assert [row["subject"] for row in made] == ["s0"] * 4 + ["s1"] * 4
@@ -306,7 +311,7 @@ def test_each_scan_may_become_every_contrast(rows: list[Row], tmp_path: Path) ->
 
 
 def test_together_the_contrasts_are_channels_of_one_head(rows: list[Row], tmp_path: Path) -> None:
-    write_scans(rows[:2], tmp_path / "out", tmp_path, kinds=("t1", "t2", "flair"), together=True)
+    write_scans(rows[:2], tmp_path / "out", tmp_path, kinds=("t1", "t2", "flair"), heads="channels")
     made = read_manifest(tmp_path / "out/manifest.csv", tmp_path / "out", ("t1", "t2", "flair"))
     for row in made:
         files = [row.image, *(path for _, path, _ in row.channels)]

@@ -213,7 +213,7 @@ def learn(
         if simulate == "ct":
             return find_scans(simulate_ct.write_scans(healthy, into, cache, workers=workers))
         # Enough of each contrast for a threshold of its own.
-        made = simulate_mr.write_scans(healthy, into, cache, each=True, workers=workers)
+        made = simulate_mr.write_scans(healthy, into, cache, heads="each", workers=workers)
         return find_scans(made)
     _fit_scan_check(folder, rows, cache, workers, device)
     return [row.scan for row in rows["validation"]]

@@ -138,7 +138,7 @@ def _written(source: Source, rows: Sequence[Row], folder: Path, cache_dir: Path,
         folder,
         cache_dir,
         kinds=source.channels or source.contrasts or simulate_mr.KINDS,
-        together=bool(source.channels),
+        heads="channels" if source.channels else "in turn",
         seed=seed,
     )
 

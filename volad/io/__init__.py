@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from volad.io.write import (
         atomic,
         ensure_writable,
+        note_of,
         remove,
         write_json,
         write_map,
@@ -32,6 +33,7 @@ __all__ = [
     "ensure_writable",
     "find_scans",
     "input_sha256",
+    "note_of",
     "read_map",
     "read_mask",
     "read_volume",
@@ -49,7 +51,7 @@ _ROOMS = {
     "find": ("Scan", "find_scans"),
     "read": ("Map", "Volume", "read_map", "read_mask", "read_volume"),
     "write": (
-        *("atomic", "ensure_writable", "remove"),
+        *("atomic", "ensure_writable", "note_of", "remove"),
         *("write_json", "write_map", "write_mask", "write_new", "write_text", "write_values"),
     ),
 }

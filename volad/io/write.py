@@ -27,10 +27,12 @@ __all__ = [
     "as_json",
     "atomic",
     "ensure_writable",
+    "note_of",
     "remove",
     "write_json",
     "write_map",
     "write_mask",
+    "write_new",
     "write_text",
     "write_values",
 ]
@@ -140,6 +142,11 @@ def write_new(
     image.header.set_xyzt_units("mm")
     with atomic(path) as temporary:
         temporary.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))
+
+
+def note_of(path: Path | str) -> str:
+    """The note that `write_new` gave a file."""
+    return bytes(nib.load(path).header["descrip"]).decode("ascii", "replace").rstrip("\0")
 
 
 def ensure_writable(folder: Path | str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,19 +16,24 @@ from tqdm import tqdm
 from volad import distributed
 from volad.cache import read_cached
 from volad.data import Row
-from volad.io import input_sha256, write_new, write_text
+from volad.io import input_sha256, note_of, write_new, write_text
 from volad.io.table import csv_text
 from volad.simulate_mr.windows import draw
 from volad.tissues import Map, Tissues, kept_tissues, load, prepared_t1
 
-__all__ = ["KINDS", "NOTE", "write_scans"]
+__all__ = ["KINDS", "NOTE", "Heads", "write_scans"]
 
+#: Part of the header's note: goes up when simulated scans come out otherwise.
+LAYOUT = 2
 #: The header's `descrip` of every simulated MR.
-NOTE = "volad: SIMULATED MR, no patient's scan"
+NOTE = f"volad: SIMULATED MR, no patient's scan (simulation {LAYOUT})"
 #: What the scans become, in turn; `any` is of no scanner, so no promise is made for it.
 KINDS = ("flair", "t2", "t1", "pd")
 #: The one that a scan is already.
 REAL = "t1"
+#: What becomes of a head: a scan of one of the kinds, in turn; a scan of each; one scan of which
+#: they are the channels.
+Heads = Literal["in turn", "each", "channels"]
 
 
 def write_scans(
@@ -36,23 +42,23 @@ def write_scans(
     cache_dir: Path,
     *,
     kinds: Sequence[str] = KINDS,
-    together: bool = False,
-    each: bool = False,
+    heads: Heads = "in turn",
     seed: int = 1,
     workers: int = 0,
 ) -> Path:
-    """Simulate MRs of healthy T1 scans, and write them and a manifest; what is there is kept.
+    """Simulate MRs of healthy T1 scans, and write them and a manifest.
+
+    What this version of the simulation has written there before is kept.
 
     Args:
         rows: the T1 scans.
         folder: where `images/NAME_simulated_KIND.nii.gz` and `manifest.csv` go.
         cache_dir: folder of prepared T1 scans and their tissues.
-        kinds: names in `CONTRASTS`, which the scans become in turn. Those whose turn is `t1` stay
-            as they are, so that a threshold set on them is one for real T1, too.
-        together: each scan becomes all of `kinds`, simulated T1 included, as the channels of one
-            head.
-        each: each scan becomes every one of `kinds`, as a scan of its own; the same head, in the
-            same place. For thresholds of single contrasts.
+        kinds: names in `CONTRASTS`.
+        heads: `in turn`: each head becomes a scan of one of `kinds`. `each`: scans of all of them,
+            for thresholds of single contrasts. In both those of kind `t1` stay as they are, so that
+            a threshold set on them is one for real T1, too. `channels`: one scan, of which they are
+            the channels, simulated T1 among them.
         seed: of all draws.
         workers: processes that preprocess.
 
@@ -70,13 +76,13 @@ def write_scans(
     lines = []
     bar = tqdm(jobs, "simulate", len(rows), unit="scan", disable=distributed.hide_bar())
     for index, (row, tissues, t1) in enumerate(bar):
-        turns = [[kind] for kind in kinds] if each else [[kinds[index % len(kinds)]]]
-        for mine in [kinds] if together else turns:
-            if not together and mine[0] == REAL:
+        alone = kinds if heads == "each" else [kinds[index % len(kinds)]]
+        for mine in [kinds] if heads == "channels" else [[kind] for kind in alone]:
+            if heads != "channels" and mine[0] == REAL:
                 lines.append(_line(row, str(row.image.resolve()), row, REAL, "no"))
                 continue
             images = [f"images/{row.scan.name}_simulated_{kind}.nii.gz" for kind in mine]
-            if not all((folder / image).exists() for image in images):
+            if not all(_is_current(folder / image) for image in images):
                 random = np.random.default_rng((seed, index))
                 prepared = read_cached(t1)["image"].numpy()[0]
                 _write(folder, images, load(tissues), prepared, mine, random)
@@ -85,6 +91,11 @@ def write_scans(
             lines.append(line | dict(zip(mine[1:], images[1:], strict=True)))
     write_text(folder / "manifest.csv", csv_text(list(lines[0]), lines))
     return folder / "manifest.csv"
+
+
+def _is_current(path: Path) -> bool:
+    """Whether this version of the simulation has written the file."""
+    return path.exists() and note_of(path) == NOTE
 
 
 def _write(
