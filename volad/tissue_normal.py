@@ -52,7 +52,7 @@ class TissueNormal(nn.Module):
         coarse = [n // COARSE for n in known.shape[2:]]
         #: What the mean holds of each tissue's brightness, then the spread's: of none, of each.
         self.register_buffer("maps", torch.zeros(channels, 7, *coarse))
-        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("fitted", torch.zeros(()))  # no bool: processes exchange numbers
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
@@ -73,7 +73,7 @@ class TissueNormal(nn.Module):
             spread[:, 0] -= spread[:, 1:] @ middle
             both = torch.cat([mean, spread / MEAN_SIZE], dim=1).T
             self.maps[channel] = both.reshape(self.maps.shape[1:])
-        self.fitted.fill_(True)
+        self.fitted.fill_(1)
 
     def forward(self) -> Tensor:
         """`(C, 7, X, Y, Z)`: the maps on the grid, for `deviation`."""
