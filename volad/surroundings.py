@@ -186,8 +186,8 @@ def _by_tissue(
 def _deviations(image: Tensor, brain: Tensor, known: Tensor, normal: Tensor) -> list[Tensor]:
     """How far images `(N, 1, X, Y, Z)` are from healthy ones: in their unit, and in spreads.
 
-    The latter at each voxel and over ever wider surroundings, where they are made comparable
-    between scans: real ones are further from the healthy mean than simulated ones. Then the spread.
+    The latter at each voxel and, in units of their usual size in the scan, over ever wider
+    surroundings, since means over many voxels depend on the scan's noise. Then the healthy spread.
     """
     away, spread = deviation(image, brain, known, normal)
     score = away / spread * brain
