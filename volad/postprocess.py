@@ -18,11 +18,9 @@ from scipy import ndimage
 
 from volad.preprocess.resample import resample
 from volad.preprocess.steps import Sample
+from volad.thresholds import OTHERWISE
 
-__all__ = ["OTHERWISE", "DropSmallLesions", "MedianSmooth", "Rim", "Threshold", "ToScan"]
-
-#: The threshold of scans whose contrast has none of its own.
-OTHERWISE = "otherwise"
+__all__ = ["DropSmallLesions", "MedianSmooth", "Rim", "Threshold", "ToScan"]
 
 
 class MedianSmooth(Transform):

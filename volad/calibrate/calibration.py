@@ -19,9 +19,9 @@ from volad.calibrate import words
 from volad.calibrate.curves import COUNTED, LEVELS, HealthyScan, brief, rounded_up
 from volad.calibrate.promise import CONFIDENCE, Promise
 from volad.errors import UsageError
-from volad.postprocess import OTHERWISE
+from volad.thresholds import by_contrast
 
-__all__ = ["Calibration", "by_contrast"]
+__all__ = ["Calibration"]
 
 
 @dataclass(frozen=True)
@@ -179,11 +179,6 @@ def _scans_of(stored: Mapping[str, Any]) -> list[HealthyScan]:
         )
         for row, (scan, tail) in enumerate(zip(stored["scans"], tails, strict=True))
     ]
-
-
-def by_contrast(threshold: float, own: Mapping[str, float]) -> float | dict[str, float]:
-    """As `volad.postprocess.Threshold` takes it: one for each contrast, where there are several."""
-    return {OTHERWISE: threshold, **own} if own else threshold
 
 
 def _of_scan(scan: HealthyScan) -> dict[str, Any]:

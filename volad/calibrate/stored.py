@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from volad.calibrate.calibration import Calibration, by_contrast
+from volad.calibrate.calibration import Calibration
 from volad.calibrate.promise import Promise
 from volad.errors import InputError, UsageError
+from volad.thresholds import by_contrast
 
 __all__ = ["facts_for", "load_threshold", "steps_keep"]
 

@@ -16,7 +16,7 @@ from volad.evaluate.evaluation import Evaluation, Survey
 from volad.evaluate.files import Found, Read, ResultSet, locate, read_cases
 from volad.evaluate.manifest import Row, read_rows
 from volad.evaluate.settings import HEALTHY_RATES, Settings, Thresholds
-from volad.postprocess import OTHERWISE
+from volad.thresholds import OTHERWISE
 
 __all__ = ["Job", "Judged", "judge", "parse_bundles"]
 
