@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from volad.preprocess.resample import resample
 from volad.preprocess.steps import Sample
-from volad.thresholds import OTHERWISE
+from volad.thresholds import OTHERWISE, named
 
 __all__ = ["DropSmallLesions", "MedianSmooth", "Rim", "Threshold", "ToScan"]
 
@@ -87,7 +87,7 @@ class Threshold(Transform):
     """
 
     def __init__(self, value: float | Mapping[str, float]) -> None:
-        values = dict(value) if isinstance(value, Mapping) else {OTHERWISE: value}
+        values = named(value)
         if OTHERWISE not in values or not all(np.isfinite(v) for v in values.values()):
             raise ValueError(f"the threshold must be a finite number, got {value}")
         self.value = float(values.pop(OTHERWISE))

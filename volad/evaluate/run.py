@@ -16,7 +16,7 @@ from volad.evaluate.evaluation import Evaluation, Survey
 from volad.evaluate.files import Found, Read, ResultSet, locate, read_cases
 from volad.evaluate.manifest import Row, read_rows
 from volad.evaluate.settings import HEALTHY_RATES, Settings, Thresholds
-from volad.thresholds import OTHERWISE
+from volad.thresholds import OTHERWISE, named
 
 __all__ = ["Job", "Judged", "judge", "parse_bundles"]
 
@@ -141,8 +141,6 @@ def _calibrated(name: str) -> Thresholds:
     healthy: dict[float, float] = {}
     contrasts: dict[str, dict[float, float]] = defaultdict(dict)
     for rate in HEALTHY_RATES:
-        found = load_threshold(path, rate)
-        several = found if isinstance(found, dict) else {OTHERWISE: found}
-        for contrast, threshold in several.items():
+        for contrast, threshold in named(load_threshold(path, rate)).items():
             (healthy if contrast == OTHERWISE else contrasts[contrast])[rate] = threshold
     return Thresholds({}, healthy, f"the calibration of bundle {root.name}", contrasts)
