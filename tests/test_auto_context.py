@@ -190,6 +190,12 @@ def test_the_first_batch_tells_what_healthy_scans_are(tmp_path: Path) -> None:
     assert torch.isfinite(method.eval()(x[:1])).all()
 
 
+def test_a_trace_is_refused() -> None:
+    """It would cut every other brain to the box of the one that it saw."""
+    with pytest.raises(RuntimeError, match="run the bundle"):
+        torch.jit.trace(tiny().eval(), healthy_brains(1), check_trace=False)
+
+
 def test_an_atlas_needs_places() -> None:
     with pytest.raises(ValueError, match="atlas needs prior"):
         tiny(atlas=True)

@@ -54,7 +54,7 @@ every_bundle = pytest.mark.parametrize("name", [*SHIPPED, MADE])
 def one_of_each_method() -> list[str]:
     """The first shipped bundle of each method that can be traced, and the one of the tests.
 
-    `auto_context` cuts a scan to its brain, and a trace would keep the box of the brain it saw.
+    `auto_context` refuses to be, see `test_auto_context`.
     """
     first: dict[str, str] = {}
     for name in SHIPPED:

@@ -167,6 +167,16 @@ class AutoContext(Method):
         return _loss(self._network(number)(values), label)
 
     def forward(self, x: Tensor) -> Tensor:
+        """See `Method.forward`.
+
+        Raises:
+            RuntimeError: while torch traces, since every other brain would be cut like this one.
+        """
+        if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+            raise RuntimeError(
+                "auto_context cuts each scan to its own brain, which a trace would keep for all "
+                "others: run the bundle, not a TorchScript file of it"
+            )
         return torch.cat([self._scored(one[None]) for one in x.float()])
 
     def _scored(self, x: Tensor) -> Tensor:
