@@ -176,7 +176,7 @@ def test_another_rate_keeps_the_cap_of_the_calibration(tmp_path: Path) -> None:
     file = save(tmp_path, fit(scans(4), 0.01, cap=2))
     assert load_threshold(file, 0.01) == load_threshold(file)
     assert load_threshold(file, 0.05) == fit(scans(4), 0.05, cap=2).threshold
-    with pytest.raises(InputError, match="4 healthy scans are too few for a cap of 10"):
+    with pytest.raises(InputError, match="4 healthy subjects are too few for a cap of 10"):
         load_threshold(file, promise={"of": "voxel_fpr", "rate": 0.01, "cap": 10})
 
 
@@ -234,7 +234,7 @@ def test_new_healthy_scans_keep_the_rate_within_the_interval_most_of_the_time() 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_scans_are_refused(count: int) -> None:
-    with pytest.raises(InputError, match="at least 2 healthy scans, and this promise 9"):
+    with pytest.raises(InputError, match="at least 2 healthy subjects, and this promise of 9"):
         fit(scans(count))
 
 

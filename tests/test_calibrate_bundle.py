@@ -297,8 +297,8 @@ def test_too_few_scans_are_refused_before_any_is_scored(
         save_head(folder / f"{seed}.nii.gz", 40 + seed, lesion=False)
     assert refused(capsys, root, "--on", folder) == (
         42,
-        "volad: 5 healthy scans are too few for a cap of 10, which takes 9; give more scans, or "
-        "with these --cap 3\n",
+        "volad: 5 healthy subjects are too few for a cap of 10, which takes 9; give scans of more, "
+        "or with these --cap 3\n",
     )
     code, said = refused(capsys, root, "--on", folder, "--kind=each")
     assert code == 42

@@ -236,7 +236,7 @@ def test_scans_needed_are_enough_and_one_less_is_not(promise: Promise, needed: i
     assert promise.scans_needed() == needed
     curves = [scan.curve("voxel_fpr") for scan in stored_scans()[:1]] * needed
     assert math.isfinite(promise.threshold(curves))
-    with pytest.raises(InputError, match=f"takes {needed}|this promise {needed}"):
+    with pytest.raises(InputError, match=f"takes {needed}|this promise of {needed}"):
         promise.threshold(curves[1:])
 
 
@@ -246,7 +246,9 @@ def test_too_few_scans_are_told_the_nearest_promise_and_it_can_be_kept(kind: str
     curves = [scan.curve("voxel_fpr") for scan in stored_scans()[:5]]
     near = promise.eased(5)
     said = f"--cap {near.cap:g}" if kind == "mean" else f"--level {near.level:g}"
-    with pytest.raises(InputError, match=f"5 healthy scans are too few .* these {said}") as caught:
+    with pytest.raises(
+        InputError, match=f"5 healthy subjects are too few .* these {said}"
+    ) as caught:
         promise.threshold(curves)
     assert "\n" not in str(caught.value)
     assert math.isfinite(near.threshold(curves))

@@ -785,7 +785,7 @@ def test_a_calibration_that_fails_changes_nothing(tmp_path: Path, capsys: Captur
     healthy.mkdir()
     save_head(healthy / "a.nii.gz", 3, lesion=False)
     assert main(["calibrate", str(root), "--on", str(healthy)]) == 42
-    assert "at least 2 healthy scans" in capsys.readouterr().err
+    assert "at least 2 healthy subjects" in capsys.readouterr().err
     save_head(healthy / "b.nii.gz", 4, lesion=False)
     (healthy / "c.nii.gz").write_text("no scan")
     assert main(["calibrate", str(root), "--on", str(healthy), "--cap=2"]) == 42

@@ -14,6 +14,7 @@ from volad import bundle, simulate_ct, simulate_mr, skeleton
 from volad.cache import fill_cache, read_cached
 from volad.calibrate import Calibration, Promise
 from volad.calibrate.session import Session, calibrate_together
+from volad.calibrate.subjects import by_subject
 from volad.calibrate.target import TRAINED_ON
 from volad.data import Row, read_split
 from volad.errors import UsageError
@@ -162,7 +163,8 @@ def learn(
         for name in ("train", "validation")
     }
     # What cannot be calibrated need not be trained.
-    Promise(rate=rate).eased(len(rows["validation"])).require(len(rows["validation"]))
+    people = len(by_subject(rows["validation"]))
+    Promise(rate=rate).eased(people).require(people)
     recipe: dict[str, Any] = {
         "arguments": dict(arguments or {}),
         "modality": modality,
@@ -267,7 +269,7 @@ def calibrate(
         healthy: the scans, or what `volad.io.find_scans` takes; all distinct, none trained on.
         promise: what to keep; refused where the scans are too few for it.
         rate: without `promise`: mean share of a healthy scan's brain voxels above the threshold;
-            with fewer than 9 scans, a scan counts less (`Promise.eased`).
+            with fewer than 9 subjects, one counts less (`Promise.eased`).
         device: where the method runs.
         output: folder for a calibrated copy of the bundle, which then stays as it is.
         force: take scans, too, that the scan check refuses; it lets their like pass from then on.
@@ -276,7 +278,7 @@ def calibrate(
     if isinstance(healthy, (str, os.PathLike)):
         healthy = find_scans(Path(healthy), channels=bundle.channels(folder))
     scans = list(healthy)
-    promise = promise or Promise(rate=rate).eased(len(scans))
+    promise = promise or Promise(rate=rate).eased(len(by_subject(scans)))
     session = Session(
         folder, scans, promise, device=device_setting(device), output=output, force=force
     )

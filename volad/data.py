@@ -59,7 +59,8 @@ class Row:
     def scan(self) -> Scan:
         """The scan as `volad.io` reads it."""
         further = tuple((name, path) for name, path, _ in self.channels)
-        return Scan(self.image, self.image.name.split(".")[0], channels=further)
+        name = self.image.name.split(".")[0]
+        return Scan(self.image, name, channels=further, subject=self.subject)
 
     @property
     def input_sha256(self) -> str:

@@ -29,6 +29,7 @@ from volad.benchmark.data import Ready, make_training
 from volad.benchmark.plan import Detector, Plan, Source, seeds_of
 from volad.calibrate import Promise
 from volad.calibrate.session import Session, calibrate_together
+from volad.calibrate.subjects import by_subject
 from volad.errors import UsageError, VoladError
 from volad.io import Scan, write_json
 from volad.io.digest import sha256_of
@@ -72,7 +73,7 @@ def train_all(plan: Plan, out: Path, device: str) -> list[Run]:
                 todo.setdefault(tuple(found), []).append(runs[-1])
     for healthy_scans, learned in todo.items():
         scans = list(healthy_scans)
-        promise = Promise(rate=api.DEFAULT_RATE).eased(len(scans))
+        promise = Promise(rate=api.DEFAULT_RATE).eased(len(by_subject(scans)))
         setting = api.device_setting(device)
         sessions = [Session(run.root, scans, promise, device=setting) for run in learned]
         calibrate_together(sessions, scans)

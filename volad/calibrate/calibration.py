@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from volad.calibrate import words
 from volad.calibrate.curves import COUNTED, LEVELS, HealthyScan, brief, rounded_up
 from volad.calibrate.promise import CONFIDENCE, Promise
+from volad.calibrate.subjects import by_subject, merged
 from volad.errors import UsageError
 from volad.thresholds import by_contrast
 
@@ -59,7 +60,7 @@ class Calibration:
         Raises:
             InputError: the scans are too few for it, or their lesions were not counted.
         """
-        promise.require(len(scans))
+        promise.require(len(by_subject(scans)))
         # As they are stored, so that the stored ones give the same threshold.
         kept = tuple(
             replace(scan, tail=rounded_up(scan.tail), mm3=_or_none(scan.mm3)) for scan in scans
@@ -68,7 +69,7 @@ class Calibration:
         alone = {}
         for name in sorted({scan.contrast for scan in kept if scan.contrast}):
             alike = tuple(scan for scan in kept if scan.contrast == name)
-            if len(alike) >= promise.scans_needed():
+            if len(by_subject(alike)) >= promise.scans_needed():
                 alone[name] = cls._of(alike, promise, steps)
         return replace(cls._of(kept, promise, steps), contrasts=alone)
 
@@ -77,22 +78,27 @@ class Calibration:
         cls, scans: tuple[HealthyScan, ...], promise: Promise, steps: tuple[Mapping[str, Any], ...]
     ) -> Calibration:
         curves = [scan.curve(promise.of) for scan in scans]
-        threshold = promise.threshold(curves)
+        of_subjects = [
+            merged([curves[index] for index in group], worst=promise.kind == "each")
+            for group in by_subject(scans)
+        ]
+        threshold = promise.threshold(of_subjects)
         losses = [min(c.at(threshold), c.values[np.isfinite(c.values)].max()) for c in curves]
         return cls(promise, threshold, tuple(map(float, losses)), scans, steps)
 
     def facts(self) -> dict[str, Any]:
         """What a sidecar tells of it: all but the tables."""
-        low, high = _interval_of_mean(np.array(self.losses))
+        low, high = _interval_of_mean(self._of_subjects(np.array(self.losses)))
         return {
             "threshold": self.threshold,
             "promise": {
                 **self.promise.facts(),
                 "meaning": words.meaning(self.promise),
-                "guarantee": words.guarantee(self.promise, len(self.scans)),
+                "guarantee": words.guarantee(self.promise, len(self.scans), self.subjects),
                 "scans_needed": self.promise.scans_needed(),
             },
             "healthy_scans": len(self.scans),
+            "healthy_subjects": self.subjects,
             "realised": {
                 "mean": float(np.mean(self.losses)),
                 "lowest": min(self.losses),
@@ -114,13 +120,23 @@ class Calibration:
         return by_contrast(self.threshold, {k: v.threshold for k, v in self.contrasts.items()})
 
     @property
+    def subjects(self) -> int:
+        """How many subjects the scans are of; that many count for the promise."""
+        return len(by_subject(self.scans))
+
+    @property
     def mean_capped(self) -> float:
-        """The mean loss of the scans, each counting as much as the promise lets it."""
-        return float(np.minimum(self.losses, self.promise.bound).mean())
+        """The mean loss of the subjects, each counting as much as the promise lets it."""
+        means = self._of_subjects(np.array(self.losses))
+        return float(np.minimum(means, self.promise.bound).mean())
+
+    def _of_subjects(self, losses: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of each subject the mean of its scans' losses."""
+        return np.array([losses[group].mean() for group in by_subject(self.scans)])
 
     def sureness(self) -> dict[str, Any]:
         """What is so in 9 of 10 such calibrations (`Promise.mean_limit`, `Promise.coverage`)."""
-        count = len(self.scans)
+        count = self.subjects
         if self.promise.kind == "mean":
             return {"confidence": CONFIDENCE, "mean_at_most": self.promise.mean_limit(count)}
         return {"confidence": CONFIDENCE, "coverage_between": list(self.promise.coverage(count))}
@@ -157,7 +173,7 @@ def _promise_of(stored: Mapping[str, Any]) -> Promise:
     """The stored promise; that of volad 0.1 was on the mean of the voxels, without a guarantee."""
     promise = stored["promise"]
     if "of" not in promise:
-        return Promise(rate=float(promise["rate"])).eased(len(stored["tails"]["scores"]))
+        return Promise(rate=float(promise["rate"])).eased(len(stored["scans"]))
     known = {k: promise[k] for k in ("of", "rate", "kind", "cap", "level") if k in promise}
     return Promise(**known)
 
@@ -176,6 +192,7 @@ def _scans_of(stored: Mapping[str, Any]) -> list[HealthyScan]:
             lesions=None if counts is None else np.array(counts["lesions"][row], np.float64),
             mm3=None if counts is None else np.array(counts["mm3"][row], np.float64),
             contrast=scan.get("contrast"),
+            subject=scan.get("subject", ""),
         )
         for row, (scan, tail) in enumerate(zip(stored["scans"], tails, strict=True))
     ]
@@ -184,14 +201,15 @@ def _scans_of(stored: Mapping[str, Any]) -> list[HealthyScan]:
 def _of_scan(scan: HealthyScan) -> dict[str, Any]:
     size = {} if scan.brain_mm3 is None else {"brain_mm3": scan.brain_mm3}
     contrast = {} if scan.contrast is None else {"contrast": scan.contrast}
-    return {"name": scan.name, "sha256": scan.sha256, **size, **contrast}
+    subject = {"subject": scan.subject} if scan.subject else {}
+    return {"name": scan.name, **subject, "sha256": scan.sha256, **size, **contrast}
 
 
 def _interval_of_mean(values: NDArray[np.float64], draws: int = 2000) -> tuple[float, float]:
-    """95 % interval of the mean over as many new scans; scans, not voxels, are drawn.
+    """95 % interval of the mean over as many new subjects; these, not voxels, are drawn.
 
-    Both the scans calibrated on and the new ones are a draw from all there are, so two draws are
-    made. It describes the scans; what is guaranteed is said by the promise.
+    Both those calibrated on and the new ones are a draw from all there are, so two draws are
+    made. It describes them; what is guaranteed is said by the promise.
     """
     random = np.random.default_rng(0)
     means = random.choice(values, (2, draws, len(values))).mean(axis=2)

@@ -35,7 +35,12 @@ class Curve:
 
     def at(self, threshold: float) -> float:
         """The loss at a threshold."""
-        return float(self.values[np.searchsorted(-self.scores, -threshold)])
+        return float(self.at_each(np.array(threshold)))
+
+    def at_each(self, thresholds: Floats) -> Floats:
+        """The losses at many."""
+        losses: Floats = self.values[np.searchsorted(-self.scores, -thresholds)]
+        return losses
 
     def lowest(self, most: float) -> float:
         """The lowest threshold at which the loss is at most `most`; -inf where any will do."""
@@ -56,6 +61,7 @@ class HealthyScan:
             `tail[COUNTED]`; None in calibrations of volad 0.1.
         mm3: `(25,)`, their volume together.
         contrast: which the scan has (`volad.preprocess.contrast`), where that is known.
+        subject: who was scanned, where that is known.
     """
 
     name: str
@@ -65,6 +71,7 @@ class HealthyScan:
     lesions: Floats | None = None
     mm3: Floats | None = None
     contrast: str | None = None
+    subject: str = ""
 
     def curve(self, of: str) -> Curve:
         """The loss that a promise is about (`volad.calibrate.promise.QUANTITIES`).

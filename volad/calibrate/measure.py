@@ -36,6 +36,7 @@ def measure(pipeline: Pipeline, scored: Sample) -> HealthyScan:
         lesions=np.array([count for count, _ in found], np.float64),
         mm3=np.array([voxels * volume.voxel_mm3 for _, voxels in found], np.float64),
         contrast=scored.get("contrast"),
+        subject=volume.scan.subject,
     )
 
 

@@ -1,7 +1,8 @@
 """Promises about false positives in new healthy scans, and thresholds that keep them.
 
 Both kinds hold for any detector and any law of the scores, and for as few scans as are named; all
-they ask is that the scans calibrated on and the new one could have come in any order.
+they ask is that the scans calibrated on and the new one could have come in any order. So of each
+subject there is one, or all together stand for one (`volad.calibrate.subjects`).
 
 `mean`: conformal risk control (Angelopoulos et al. 2022, "Conformal Risk Control", theorem 1). The
 threshold is the lowest at which the n scans' losses, each at most B, add up to no more than
@@ -128,15 +129,15 @@ class Promise:
             return
         if scans < 2:
             raise InputError(
-                f"a calibration needs at least 2 healthy scans, and this promise {needed}; "
-                f"got {scans}"
+                "a calibration needs scans of at least 2 healthy subjects, and this promise of "
+                f"{needed}; got {scans}"
             )
         near = self.eased(scans)
         say = f"--level {near.level:g}" if self.kind == "each" else f"--cap {near.cap:g}"
         kept = f"a level of {self.level:g}" if self.kind == "each" else f"a cap of {self.cap:g}"
         raise InputError(
-            f"{scans} healthy scans are too few for {kept}, which takes {needed}; give more scans, "
-            f"or with these {say}"
+            f"{scans} healthy subjects are too few for {kept}, which takes {needed}; give scans of "
+            f"more, or with these {say}"
         )
 
     def threshold(self, curves: Sequence[Curve]) -> float:

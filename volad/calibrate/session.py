@@ -14,6 +14,7 @@ from volad.calibrate.calibration import Calibration
 from volad.calibrate.curves import HealthyScan
 from volad.calibrate.measure import describe_steps, measure, refuse_known
 from volad.calibrate.promise import Promise
+from volad.calibrate.subjects import by_subject
 from volad.calibrate.target import save, target, trained_on
 from volad.errors import VoladError
 from volad.io import Scan
@@ -47,7 +48,8 @@ class Session:
     ) -> None:
         self.root, self.promise, self.force = root, promise, force
         self.into = target(root, output, bundle.shelf())
-        promise.require(len(scans))  # before an hour's work, and again for those that were measured
+        # Before an hour's work, and again for those that were measured.
+        promise.require(len(by_subject(scans)))
         refuse_known(scans, trained_on(root))
         settings = {"device": device, "threshold": 0.0, **({"force": True} if force else {})}
         parser = bundle.open_config(root, "inference", settings)

@@ -97,8 +97,7 @@ def _with_promise(
         raise UsageError("healthy_fpr is a promise itself; leave one of the two settings out")
     wanted = {"of": "voxel_fpr", "rate": rate} if setting is None else setting
     try:
-        count = len(stored["tails"]["scores"])
-        cap = _cap_of(stored, count)
+        cap = _cap_of(stored)
         return Calibration.from_json(stored, Promise.of_setting(wanted, cap=cap))
     except (UsageError, InputError) as error:
         raise type(error)(f"{path}: {error}") from error
@@ -120,7 +119,10 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return stored
 
 
-def _cap_of(stored: Mapping[str, Any], count: int) -> float:
+def _cap_of(stored: Mapping[str, Any]) -> float:
     """The cap that the calibration was made with: what its scans can carry."""
     cap = stored.get("promise", {}).get("cap")
-    return Promise().eased(count).cap if cap is None else float(cap)
+    if cap is not None:
+        return float(cap)
+    # None is stored with a promise on each scan, and by volad 0.1, which knew no subjects.
+    return Promise().eased(int(stored.get("healthy_subjects", len(stored["scans"])))).cap

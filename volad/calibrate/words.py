@@ -38,10 +38,11 @@ def meaning(promise: Promise) -> str:
     )
 
 
-def guarantee(promise: Promise, scans: int) -> str:
+def guarantee(promise: Promise, scans: int, subjects: int) -> str:
     """Why it holds, and when."""
+    who = f"{scans} scans{_counted(scans, subjects)}"
     alike = (
-        f"holds exactly for {scans} scans calibrated on and new ones that are alike (same kind of "
+        f"holds exactly for {who} calibrated on and new ones that are alike (same kind of "
         "people, scanner and sequence), whatever the detector; over draws of both"
     )
     if promise.kind == "mean":
@@ -51,18 +52,24 @@ def guarantee(promise: Promise, scans: int) -> str:
 
 def report(found: Calibration) -> str:
     """What `volad calibrate` prints."""
-    promise, count = found.promise, len(found.scans)
+    promise, count, subjects = found.promise, len(found.scans), found.subjects
+    scans = f"{count}{_counted(count, subjects)}"
     lines = [
         ("promise", meaning(promise)),
         ("threshold", f"{found.threshold:.6g}"),
-        ("healthy scans", f"{count} ({promise.scans_needed()} are the fewest for this promise)"),
+        ("healthy scans", f"{scans} ({promise.scans_needed()} are the fewest for this promise)"),
         ("on these scans", _realised(found)),
-        ("guarantee", guarantee(promise, count)),
+        ("guarantee", guarantee(promise, count, subjects)),
         ("how sure", _sureness(found)),
         ("more scans", _tighter(promise)),
         *([("by contrast", _by_contrast(found))] if found.contrasts else []),
     ]
     return "\n".join(f"{name + ':':16}{text}" for name, text in lines)
+
+
+def _counted(scans: int, subjects: int) -> str:
+    """What is to be said of scans where some are of one subject."""
+    return "" if scans == subjects else f" of {subjects} subjects, each of whom counts as one,"
 
 
 def _by_contrast(found: Calibration) -> str:
@@ -81,7 +88,7 @@ def _realised(found: Calibration) -> str:
     room = ""
     if found.promise.kind == "mean":  # so that a high threshold from few scans is understood
         room = f"; capped as said, the mean is {amount(found.mean_capped, of)}, and so many scans "
-        room += f"leave room for {amount(found.promise.room(len(losses)), of)}"
+        room += f"leave room for {amount(found.promise.room(found.subjects), of)}"
     return f"{said}{room}; {within} of {len(losses)} stay within {amount(found.promise.rate, of)}"
 
 

@@ -43,7 +43,13 @@ def bids_scans(folder: Path, suffix: str) -> list[Scan]:
         )
     found = [(file, *_parts(file)) for file in files]
     scans = [
-        Scan(file, entities, group=file.parent.relative_to(folder), bids_suffix=suffix)
+        Scan(
+            file,
+            entities,
+            group=file.parent.relative_to(folder),
+            bids_suffix=suffix,
+            subject=entities.partition("_")[0],
+        )
         for file, entities, contrast in found
         if contrast == suffix
     ]

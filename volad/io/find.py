@@ -35,6 +35,7 @@ class Scan:
             derivatives; empty for any other. `name` is then the scan's entities, and `group` its
             folder, `sub-01/ses-02/anat`.
         channels: further images of the same patient, each by its channel's name.
+        subject: who was scanned; empty where nobody said.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Scan:
     series: str | None = None
     bids_suffix: str = ""
     channels: tuple[tuple[str, Path], ...] = ()
+    subject: str = ""
 
     @property
     def identifier(self) -> str:
@@ -70,9 +72,9 @@ def find_scans(
     Args:
         path: a NIfTI, NRRD or MetaImage file; a folder or `.zip` of a DICOM series; a folder
             of such files and folders; or a manifest: a `.csv` with a column `image` and
-            optional columns `name`, `brain_mask`, `series`, or a `.json` datalist of such
-            objects. Paths in a manifest start at its own folder. With `channels`, each but the
-            first is a column there, too.
+            optional columns `name`, `subject`, `brain_mask`, `series`, or a `.json` datalist
+            of such objects. Paths in a manifest start at its own folder. With `channels`, each but
+            the first is a column there, too.
         series: id of the one DICOM series to take, where there are several.
         brain_mask: file with the one scan's brain mask.
         bids: whether `path` is a BIDS data set, of which then only the scans of one contrast are
@@ -245,6 +247,7 @@ def _of_entry(entry: Entry, manifest: Path, channels: Sequence[str] | None) -> S
         entry.brain_mask,
         series=entry.series,
         channels=in_order(further, channels, f"{manifest}: {entry.place}"),
+        subject=entry.subject,
     )
 
 

@@ -30,6 +30,7 @@ class Entry:
         brain_mask: file with the brain mask, if any.
         series: id of the DICOM series, if any.
         channels: files of further channels, by name.
+        subject: who was scanned; empty where it is not said.
     """
 
     place: str
@@ -38,6 +39,7 @@ class Entry:
     brain_mask: Path | None = None
     series: str | None = None
     channels: Mapping[str, Path] = field(default_factory=dict)
+    subject: str = ""
 
 
 def read_manifest(path: Path, channels: Sequence[str] = ()) -> list[Entry]:
@@ -104,6 +106,7 @@ def _entry(row: Mapping[str, Any], place: str, path: Path, channels: Sequence[st
         path.parent / mask if mask else None,
         _text(row, "series") or None,
         {key: path.parent / text for key in channels if (text := _text(row, key))},
+        _text(row, "subject"),
     )
 
 
