@@ -12,6 +12,8 @@ from scipy import stats
 from volad.evaluate import Case, Evaluation, compare
 from volad.evaluate.agreement import pearson, spearman
 from volad.evaluate.sampling import Estimate, Sampler
+from volad.evaluate.scores import pooled_estimates
+from volad.metrics.histogram import ScoreHistogram
 
 
 def test_one_subject_gives_no_limits() -> None:
@@ -38,6 +40,30 @@ def test_limits_cover_the_number_and_shrink_with_subjects() -> None:
         a, b = few.estimates[key].interval(), many.estimates[key].interval()
         assert a.low <= a.value <= a.high
         assert b.high - b.low < a.high - a.low
+
+
+def test_limits_lie_about_the_number_where_coarse_bins_change_it() -> None:
+    """All scores are within 2 % of each other, so coarse bins tie most of them."""
+    random = np.random.default_rng(0)
+    histograms, total = [], ScoreHistogram()
+    for _ in range(2):
+        lesion = random.random(5000) < 0.05
+        one = ScoreHistogram()
+        one.add(1 + 0.002 * (random.normal(size=5000) + 2 * lesion), lesion)
+        histograms.append(one.coarse())
+        total += one
+    both = np.ones(2, bool)
+    sampler = Sampler(["a", "b"], 200, 0)
+    found = pooled_estimates(histograms, both, both, sampler, total)
+    rough = pooled_estimates(histograms, both, both, sampler, None)
+    undrawn = (sampler.weights == 1).all(axis=1)
+    for key, one in found.items():
+        interval = one.interval()
+        assert interval.low <= interval.value <= interval.high, key
+        assert one.draws[undrawn] == pytest.approx(one.value), key
+    exact = total.average_precision().value
+    assert found["auprc_pooled"].value == exact
+    assert rough["auprc_pooled"].interval().high < exact
 
 
 def test_identical_results_differ_by_exactly_nothing() -> None:

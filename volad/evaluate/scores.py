@@ -62,7 +62,8 @@ def pooled_estimates(
         lesioned: `(N,)` which have lesions: limits need two such subjects, however many others.
         sampler: draws of their subjects.
         total: histogram of the voxels of those that count, for numbers more exact than the coarse
-            histograms give; None: there is none.
+            histograms give; None: there is none. The draws are then moved by as much as the number,
+            so that the limits lie about it.
     """
     found = pooled(histograms, _all_and_drawn(sampler) * scored)
     n = sampler.count(scored & lesioned)
@@ -78,10 +79,7 @@ def pooled_estimates(
             "auroc_pooled": total.auroc().value,
             "dice_oracle_pooled": total.oracle_dice().dice,
         }
-    return {
-        key: Estimate(exact.get(key, float(values[0])), values[1:], n)
-        for key, values in draws.items()
-    }
+    return {key: _estimate(values, exact.get(key), n) for key, values in draws.items()}
 
 
 def oracle_mean(
@@ -99,6 +97,13 @@ def oracle_mean(
     share = np.divide(chosen, of_subject, out=np.zeros(len(chosen)), where=chosen)
     values = mean_oracle_dice(histograms, _all_and_drawn(sampler) * share)
     return Estimate(float(values[0]), values[1:], sampler.count(chosen))
+
+
+def _estimate(values: Floats, exact: float | None, n: int) -> Estimate:
+    """From the share of all, then of each draw, as coarse histograms have it; and the exact one."""
+    if exact is None:
+        return Estimate(float(values[0]), values[1:], n)
+    return Estimate(exact, np.clip(values[1:] + (exact - values[0]), 0, 1), n)
 
 
 def _all_and_drawn(sampler: Sampler) -> Floats:
