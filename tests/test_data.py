@@ -215,6 +215,14 @@ def test_random_patches_are_drawn_by_the_seed_and_are_pieces_of_their_scan(folde
 ALL = {"rotate_deg": 10, "scale": 0.1, "shift": 2, "gamma": (0.7, 1.5), "noise": 0.05}
 
 
+@pytest.mark.parametrize("settings", [{}, {"augment": Augment(**ALL)}, {"roi": (8, 8, 8)}])
+def test_windows_carry_no_metadata(folder: Path, settings: dict[str, Any]) -> None:
+    """What a method adds up of them would carry it into the weights, which then do not load."""
+    windows, _ = healthy(folder, **settings)
+    windows.set_epoch(0, augment=True)
+    assert type(windows[0]) is torch.Tensor
+
+
 def test_augmentation_is_drawn_by_the_seed_and_only_where_asked_for(folder: Path) -> None:
     windows, _ = healthy(folder, augment=Augment(**ALL))
     plain = draws(windows, seed=1, augment=False)
