@@ -163,8 +163,8 @@ def learn(
         for name in ("train", "validation")
     }
     # What cannot be calibrated need not be trained.
-    people = len(by_subject(rows["validation"]))
-    Promise(rate=rate).eased(people).require(people)
+    subjects = len(by_subject(rows["validation"]))
+    Promise(rate=rate).eased(subjects).require(subjects)
     recipe: dict[str, Any] = {
         "arguments": dict(arguments or {}),
         "modality": modality,
