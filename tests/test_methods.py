@@ -17,6 +17,7 @@ from phantoms import SIZE, Scans, healthy_brains, lesion_mask, with_lesion
 from torch import Tensor
 
 from volad import methods
+from volad.data import Augment
 from volad.methods._base import Method, Reconstruction, ScanScores, mean_and_p99
 from volad.train import Trainer
 from volad.window import build
@@ -99,16 +100,18 @@ def test_training_ends_with_finite_weights(name: str, dims: int) -> None:
 def test_training_changes_every_module_that_it_updates(
     name: str, dims: int, tmp_path: Path
 ) -> None:
-    """And what has something to learn is updated by some stage."""
-    method = make(name, dims)
+    """And what has something to learn is updated by some stage; the weights can be read back."""
+    method, augment = make(name, dims), Augment()
     before = {key: value.clone() for key, value in method.state_dict().items()}
-    trainer = Trainer(method, Scans(cut(healthy_brains(8), dims)), None, tmp_path / "m.pt")
+    windows = [augment(one) for one in cut(healthy_brains(8), dims)]
+    trainer = Trainer(method, Scans(windows), None, tmp_path / "m.pt")
     trainer.max_epochs = 1
     updated = {child for epoch in trainer.run() for child in epoch.losses}
     assert updated == {key.split(".")[0] for key, p in method.named_parameters() if p.requires_grad}
     for child in updated:
         changed = [k for k in before if k.startswith(f"{child}.")]
         assert any(not torch.equal(before[k], method.state_dict()[k]) for k in changed)
+    assert torch.load(tmp_path / "m.pt", weights_only=True).keys() == before.keys()
 
 
 @every_model
