@@ -81,7 +81,7 @@ def test_a_new_subject_keeps_the_promise_and_would_not_if_scans_were_counted(kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_second_scan_of_each_subject_changes_nothing(kind: str, tmp_path: Path) -> None:
+def test_a_second_scan_of_each_subject_changes_nothing(kind: str) -> None:
     once, promise = stored_scans(), Promise(kind=kind)
     alone = Calibration.fit(once, promise)
     found = Calibration.fit(twice(once), promise)

@@ -24,12 +24,12 @@ from monai.transforms import (
     RandSpatialCrop,
     SpatialPad,
 )
-from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from volad.cache import fill_cache, read_cached
 from volad.errors import InputError
 from volad.io import Scan, input_sha256
+from volad.tensors import plain
 
 __all__ = ["Augment", "HealthySet", "Row", "random_patch", "read_split"]
 
@@ -188,11 +188,11 @@ class Augment:
     def __call__(self, x: Tensor) -> Tensor:
         """Vary one window `(C, *S)`."""
         brain = (x != 0).any(dim=0, keepdim=True)
-        moved = _plain(self.place(torch.cat([x, brain.to(x.dtype)])))
+        moved = plain(self.place(torch.cat([x, brain.to(x.dtype)])))
         inside = moved[-1:] > 0.5
         # Interpolation mixes air into the rim: divide by the share that is brain.
         y = torch.where(inside, moved[:-1] / moved[-1:].clamp(min=0.5), 0)
-        return torch.where(inside, _plain(self.look(y)).clamp(min=1e-3), 0)
+        return torch.where(inside, plain(self.look(y)).clamp(min=1e-3), 0)
 
 
 class HealthySet:
@@ -264,7 +264,7 @@ class HealthySet:
 def random_patch(crop: RandSpatialCrop, x: Tensor) -> Tensor:
     """A random patch of `x (C, *S)`, drawn anew up to `DRAWS` times until it holds brain."""
     for _ in range(DRAWS):
-        window = _plain(crop(x))
+        window = plain(crop(x))
         if window.any():
             break
     return window
@@ -273,10 +273,4 @@ def random_patch(crop: RandSpatialCrop, x: Tensor) -> Tensor:
 def _scaled(file: Path, scale: Any) -> Tensor:
     sample = scale(read_cached(file))
     # Half precision resolves the intensity scale to a thousandth, in half the memory.
-    return _plain(sample["image"]).half()
-
-
-def _plain(image: Tensor) -> Tensor:
-    """Without MONAI's metadata: a method whose buffers took it over could not be loaded again."""
-    plain: Tensor = convert_to_tensor(image, track_meta=False)
-    return plain
+    return plain(sample["image"]).half()

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["brain_mean", "brain_of", "crop", "divisible", "fixed_draws", "mean_over"]
+__all__ = ["brain_mean", "brain_of", "crop", "divisible", "fixed_draws", "mean_over", "plain"]
 
 
 def brain_of(x: Tensor) -> Tensor:
@@ -47,6 +48,12 @@ def crop(y: Tensor, x: Tensor) -> Tensor:
     """`y` cut to the spatial size of `x`."""
     place: tuple[Any, ...] = (..., *(slice(n) for n in x.shape[2:]))
     return y[place]
+
+
+def plain(x: Tensor) -> Tensor:
+    """Without MONAI's metadata: weights that took it over could not be read back."""
+    bare: Tensor = convert_to_tensor(x, track_meta=False)
+    return bare
 
 
 @contextmanager

@@ -27,9 +27,9 @@ class OfSubject(Protocol):
 
 def by_subject(scans: Sequence[OfSubject]) -> list[list[int]]:
     """Each subject's scans, by their indices; a scan whose subject nobody said is alone."""
-    groups: dict[tuple[str, int], list[int]] = {}
+    groups: dict[str | int, list[int]] = {}
     for index, scan in enumerate(scans):
-        groups.setdefault((scan.subject, -1 if scan.subject else index), []).append(index)
+        groups.setdefault(scan.subject or index, []).append(index)
     return list(groups.values())
 
 

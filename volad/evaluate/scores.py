@@ -79,7 +79,7 @@ def pooled_estimates(
             "auroc_pooled": total.auroc().value,
             "dice_oracle_pooled": total.oracle_dice().dice,
         }
-    return {key: _estimate(values, exact.get(key), n) for key, values in draws.items()}
+    return {key: _estimate(exact.get(key, values[0]), values, n) for key, values in draws.items()}
 
 
 def oracle_mean(
@@ -99,11 +99,9 @@ def oracle_mean(
     return Estimate(float(values[0]), values[1:], sampler.count(chosen))
 
 
-def _estimate(values: Floats, exact: float | None, n: int) -> Estimate:
-    """From the share of all, then of each draw, as coarse histograms have it; and the exact one."""
-    if exact is None:
-        return Estimate(float(values[0]), values[1:], n)
-    return Estimate(exact, np.clip(values[1:] + (exact - values[0]), 0, 1), n)
+def _estimate(number: float, values: Floats, n: int) -> Estimate:
+    """A share; coarse histograms have that of the data, then those of the draws, as `values`."""
+    return Estimate(float(number), np.clip(values[1:] + (number - values[0]), 0, 1), n)
 
 
 def _all_and_drawn(sampler: Sampler) -> Floats:

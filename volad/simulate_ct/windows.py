@@ -22,6 +22,7 @@ from volad.preprocess.align import load_template
 from volad.simulate_ct.head import head_of
 from volad.simulate_ct.look import draw_look
 from volad.simulate_ct.scanner import artefacts, blurred, noise_like
+from volad.tensors import plain
 from volad.tissues import Map, Tissues, kept_tissues, load
 
 __all__ = ["SimulatedSet", "on_grid"]
@@ -153,7 +154,7 @@ class SimulatedSet:
             }
         )
         # Half precision resolves the intensity scale to a thousandth, in half the memory.
-        return torch.as_tensor(sample["image"].as_tensor()).half()
+        return plain(sample["image"]).half()
 
     def __len__(self) -> int:
         return len(self.scans) * (1 if self._learning else self.draws)

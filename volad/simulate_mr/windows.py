@@ -18,6 +18,7 @@ from volad.data import Row, random_patch
 from volad.simulate_mr.contrast import draw_contrast
 from volad.simulate_mr.head import brain_of_head, detail_of, image_of, moved, scanned
 from volad.simulate_mr.iron import iron_of
+from volad.tensors import plain
 from volad.tissues import Map, Tissues, kept_tissues, load, prepared_t1
 
 __all__ = ["SimulatedSet"]
@@ -113,7 +114,7 @@ class SimulatedSet:
                 "volume": None,
             }
         )
-        x = _spread(torch.as_tensor(sample["image"].as_tensor()), random)
+        x = _spread(plain(sample["image"]), random)
         return x.flip(1) if self._learning and self.flip and random.random() < 0.5 else x
 
 
