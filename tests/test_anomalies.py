@@ -23,7 +23,7 @@ def healthy(count: int = 2, channels: int = 1) -> Tensor:
 
 def only(monkeypatch: pytest.MonkeyPatch, case: str, fill: str | None = None) -> None:
     """Draw one case, and one way to fill, alone."""
-    chosen = {name: (float(name == case), *rest) for name, (_, *rest) in places.CASES.items()}
+    chosen = {name: each._replace(often=float(name == case)) for name, each in places.CASES.items()}
     monkeypatch.setattr(places, "CASES", chosen)
     if fill is not None:
         monkeypatch.setattr(fills, "FILLS", {name: float(name == fill) for name in FILLS})
@@ -166,15 +166,24 @@ def test_pools_fill_the_fluid_alone_and_are_brighter_than_tissue() -> None:
     assert labelled > 100
 
 
-def test_large_anomalies_can_be_asked_for() -> None:
-    x = healthy(1)
+def test_very_large_anomalies_can_be_asked_for() -> None:
+    """Up to a third of the brain's width, and larger than the large ones that are drawn anyway."""
+    x = torch.full((1, 1, 48, 48, 48), 0.5)
+    wide = dict.fromkeys(("one large", "one very large"), 0)
+    for seed in range(20):
+        for case in wide:
+            torch.manual_seed(seed)
+            blob = next(places.anywhere(x[0, 0] > 0, None, (0.2, 0.4), case))
+            wide[case] += max(blob.share.shape)
+    assert wide["one very large"] > 1.2 * wide["one large"]
     sizes = []
     for seed in range(6):
         torch.manual_seed(seed)
         label = paint(x, large=1.0).label[0, 0].numpy() > 0
         parts, count = ndimage.label(label)
         sizes.append(max(ndimage.sum_labels(label, parts, range(1, count + 1)), default=0))
-    assert sum(sizes) > 6 * 100
+    assert min(sizes) > 500
+    assert max(sizes) > 8000
 
 
 def test_a_change_can_be_asked_for() -> None:

@@ -28,6 +28,7 @@ from volad.simulate_mr import CONTRASTS, Contrast, SimulatedSet, draw_contrast, 
 from volad.simulate_mr.files import NOTE, write_scans
 from volad.simulate_mr.head import brain_of_head, detail_of, image_of, scanned, smooth_field
 from volad.simulate_mr.iron import NUCLEI, iron_of
+from volad.simulate_mr.remnants import leave_in, remnants_of
 
 
 def plain(**levels: float) -> Contrast:
@@ -144,6 +145,41 @@ def test_iron_darkens_as_much_as_the_contrast_says_and_not_in_t1() -> None:
     assert np.array_equal(with_iron[iron == 0], without[iron == 0])
     assert draw_contrast(np.random.default_rng(0), "t1").iron == 0
     assert max(draw_contrast(np.random.default_rng(n), "t2").iron for n in range(20)) > 0.3
+
+
+def test_remnants_lie_beside_the_brain_and_sinuses_on_their_courses() -> None:
+    found = example()
+    drawn = [remnants_of(found, np.random.default_rng(seed)) for seed in range(12)]
+    meninges = np.mean([one for _, one in drawn], axis=0)
+    assert not meninges[found.brain].any()
+    near = ndimage.binary_dilation(found.brain, iterations=4)
+    assert not meninges[~near].any()
+    assert 0 < meninges[near & ~found.brain].mean() < 0.5
+    sinus = np.mean([one for one, _ in drawn], axis=0)
+    to_voxel = np.linalg.inv(found.affine)
+    for mm in ((0, -25, 79), (0, -97, 28), (42, -84, -19), (-42, -84, -19)):
+        assert sinus[tuple(np.round(to_voxel @ [*mm, 1])[:3].astype(int))] > 0.3
+    for mm in ((0, -20, 10), (40, 0, 20), (0, 60, -20)):
+        assert sinus[tuple(np.round(to_voxel @ [*mm, 1])[:3].astype(int))] == 0
+
+
+def test_remnants_change_nothing_else_and_belong_to_the_mask() -> None:
+    found, (t1, _, _) = example(), example_t1()
+    left = remnants_of(found, np.random.default_rng(1))
+    filled = np.maximum(*left)
+    levels = []
+    for seed in range(20):
+        image = leave_in(t1, left, np.random.default_rng(seed))
+        assert np.array_equal(image[filled == 0], t1[filled == 0])
+        levels.append(float(np.median(image[left[0] == 1])) / float(np.quantile(t1[t1 > 0], 0.99)))
+    assert min(levels) < 0.2  # blood that flows
+    assert max(levels) > 0.6  # blood that hardly does
+    sizes = []
+    for share in (0.0, 1.0):
+        random = np.random.default_rng(3)
+        _, brain = windows.draw(found, t1, random, real=False, remnants=share)
+        sizes.append(int(brain.sum()))
+    assert sizes[1] > 1.005 * sizes[0]
 
 
 def test_some_scans_are_sharper_than_the_tissues_they_were_made_of() -> None:

@@ -74,6 +74,7 @@ def surroundings(
     mirror: bool = False,
     relative: bool = False,
     normal: Tensor | None = None,
+    robust: bool = False,
 ) -> Tensor:
     """Channels of every voxel of windows `(B, C, X, Y, Z)`: `(B, F, X, Y, Z)`, 0 outside the brain.
 
@@ -94,6 +95,7 @@ def surroundings(
             each tissue, and means over ever wider surroundings of what the tissues leave
             unexplained.
         normal: `(C, 7, X, Y, Z)`, `TissueNormal` of these voxels; needs `known`.
+        robust: tissues' brightness in the brain are medians (`volad.tissue_normal.levels_of`).
     """
     image = x.flatten(0, 1)[:, None]
     brain = brain_of(x).repeat_interleave(x.shape[1], dim=0)
@@ -109,11 +111,11 @@ def surroundings(
             sides.append((large - large.flip(2)) * both)
             compared += [unusual(side, both) for side in sides]
     if known is not None:
-        for levels, comparisons in _by_tissue(image, brain, known, means[0], relative):
+        for levels, comparisons in _by_tissue(image, brain, known, means[0], relative, robust):
             out += levels
             compared += comparisons
         if normal is not None:
-            compared += _deviations(image, brain, known, normal.repeat(len(x), 1, 1, 1, 1))
+            compared += _deviations(image, brain, known, normal.repeat(len(x), 1, 1, 1, 1), robust)
     out += [part * brain for part in compared]
     channels = torch.cat(out, dim=1).reshape(len(x), -1, *x.shape[2:])
     if known is not None:
@@ -158,7 +160,7 @@ def _brightness(image: Tensor, brain: Tensor, means: Sequence[Tensor]) -> Iterab
 
 
 def _by_tissue(
-    image: Tensor, brain: Tensor, known: Tensor, near: Tensor, relative: bool
+    image: Tensor, brain: Tensor, known: Tensor, near: Tensor, relative: bool, robust: bool
 ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """Each tissue's brightness, and what images are above it; what of that is unusual.
 
@@ -167,7 +169,7 @@ def _by_tissue(
     """
     expected = torch.zeros_like(image)
     shares = shares_of(known)
-    for share, everywhere in zip(shares, levels_of(image, brain, shares), strict=True):
+    for share, everywhere in zip(shares, levels_of(image, brain, shares, robust), strict=True):
         weight = brain * share**2
         above = []
         for scale in TISSUE_SCALES:
@@ -183,13 +185,15 @@ def _by_tissue(
         yield [], [unusual(local_mean(rest, brain, scale), brain) for scale in SCALES]
 
 
-def _deviations(image: Tensor, brain: Tensor, known: Tensor, normal: Tensor) -> list[Tensor]:
+def _deviations(
+    image: Tensor, brain: Tensor, known: Tensor, normal: Tensor, robust: bool
+) -> list[Tensor]:
     """How far images `(N, 1, X, Y, Z)` are from healthy ones: in their unit, and in spreads.
 
     The latter at each voxel and, in units of their usual size in the scan, over ever wider
     surroundings, since means over many voxels depend on the scan's noise. Then the healthy spread.
     """
-    away, spread = deviation(image, brain, known, normal)
+    away, spread = deviation(image, brain, known, normal, robust)
     score = away / spread * brain
     wider = [unusual(local_mean(score, brain, scale), brain) for scale in SCALES]
     return [local_mean(away, brain, SCALES[0]), torch.asinh(score), *wider, spread]

@@ -64,7 +64,7 @@ def paint(
             blood outside the brain lies there.
         spaces: share of the windows where the darkest, fluid, has become brighter than tissue, as
             CT shows blood in sulci and cisterns.
-        large: share of the windows that have one large anomaly, beside those that draw that case.
+        large: share of the windows that have one very large anomaly, as a tumour in its oedema is.
         rescale: scale painted windows anew, as a scan is that is scaled by its own range: a large
             bright lesion then darkens all the rest.
     """
@@ -79,7 +79,7 @@ def paint(
         elif special < layers + spaces:
             blobs = in_fluid(x[index], brain, change)
         else:
-            case = "one large" if special < layers + spaces + large else None
+            case = "one very large" if special < layers + spaces + large else None
             blobs = anywhere(brain, likely, change, case)
         painted.append(_window(x, index, brain, blobs, rescale))
     image, label, sure = (torch.stack(list(part)) for part in zip(*painted, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,13 +16,31 @@ __all__ = ["CASES", "anywhere", "in_fluid", "on_surface"]
 
 #: Voxels of a whole brain at 2 mm; a window with fewer has fewer anomalies.
 BRAIN = 200_000
-#: Cases, how often each is drawn, how many anomalies it has at most, and their radii in voxels.
-CASES: dict[str, tuple[float, int, tuple[float, float]]] = {
-    "none": (0.05, 0, (0.0, 0.0)),
-    "many small": (0.35, 60, (0.9, 3.5)),
-    "very many": (0.15, 300, (0.9, 4.0)),
-    "some": (0.3, 16, (1.2, 6.0)),
-    "one large": (0.15, 1, (5.0, 16.0)),
+
+
+class Case(NamedTuple):
+    """What the anomalies of a window are like.
+
+    Attributes:
+        often: how often it is drawn, beside the others; never: it can be asked for.
+        most: anomalies, at most.
+        radii: of the smallest and the largest, in voxels.
+        widest: the largest radius where the brain is small, as a share of its width as a cube.
+    """
+
+    often: float
+    most: int
+    radii: tuple[float, float]
+    widest: float = 1 / 4
+
+
+CASES = {
+    "none": Case(0.05, 0, (0.0, 0.0)),
+    "many small": Case(0.35, 60, (0.9, 3.5)),
+    "very many": Case(0.15, 300, (0.9, 4.0)),
+    "some": Case(0.3, 16, (1.2, 6.0)),
+    "one large": Case(0.15, 1, (5.0, 16.0)),
+    "one very large": Case(0.0, 1, (8.0, 20.0), 1 / 3),
 }
 #: Collections along the surface: how thick they are and how far they reach, in voxels.
 THICKNESS, REACH = (1.2, 5.0), (5.0, 30.0)
@@ -38,12 +57,12 @@ def anywhere(
         changes: weakest and strongest change of brightness.
         case: a name in `CASES`; None: drawn.
     """
-    names = list(CASES)
-    case = case or names[drawn([CASES[name][0] for name in names])]
-    _, most, (smallest, largest) = CASES[case]
+    names = [name for name, each in CASES.items() if each.often]
+    case = case or names[drawn([CASES[name].often for name in names])]
+    _, most, (smallest, largest), widest = CASES[case]
     size = float(brain.sum())
     count = int(1 + most * min(size / BRAIN, 1) * uniform() ** 2) if most else 0
-    radii = smallest, max(min(largest, size ** (1 / 3) / 4), smallest)
+    radii = smallest, max(min(largest, size ** (1 / 3) * widest), smallest)
     weights = brain.float()
     if likely is not None and uniform() < 0.7:
         weights = weights * (likely[0, 0] + 0.02)
@@ -55,7 +74,7 @@ def anywhere(
         radius = log_uniform(*radii)
         box, share, depth = _shape(centre, radius, tuple(brain.shape), brain.device)
         yield Blob(box, share, depth, change * uniform(0.7, 1.3), fill)
-        if case == "one large" and fill is intensity:
+        if most == 1 and fill is intensity:
             yield from _within(centre, radius, brain, changes)
 
 

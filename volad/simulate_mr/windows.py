@@ -18,6 +18,7 @@ from volad.data import Row, random_patch
 from volad.simulate_mr.contrast import draw_contrast
 from volad.simulate_mr.head import brain_of_head, detail_of, image_of, moved, scanned
 from volad.simulate_mr.iron import iron_of
+from volad.simulate_mr.remnants import leave_in, remnants_of
 from volad.tensors import plain
 from volad.tissues import Map, Tissues, kept_tissues, load, prepared_t1
 
@@ -41,6 +42,7 @@ class SimulatedSet:
         windows_per_scan: patches of each simulated scan in an epoch of training.
         draws: simulated scans of each T1 in an epoch of training.
         real: share of the scans that stay the T1 that they are.
+        remnants: share of the scans with sinuses and meninges that brain extraction left in.
         seed: of the draws outside training.
         flip: mirror left and right in half of an epoch's windows while learning.
         workers: processes that preprocess.
@@ -56,6 +58,7 @@ class SimulatedSet:
         windows_per_scan: int = 1,
         draws: int = 1,
         real: float = 0.15,
+        remnants: float = 0.0,
         seed: int = 1,
         flip: bool = True,
         workers: int = 0,
@@ -65,7 +68,7 @@ class SimulatedSet:
         self.crop = RandSpatialCrop(list(roi), random_size=False) if roi is not None else None
         self.windows_per_scan = windows_per_scan if roi is not None else 1
         self.draws = draws
-        self.real, self.seed, self.flip = real, seed, flip
+        self.real, self.remnants, self.seed, self.flip = real, remnants, seed, flip
         self.tissues = kept_tissues(self.rows, Path(cache_dir), workers)
         self.scans = prepared_t1(self.rows, Path(cache_dir), workers)
         self._learning = self._whole = False
@@ -105,7 +108,8 @@ class SimulatedSet:
         row = index % len(self.rows)
         tissues = load(self.tissues[row])
         t1 = read_cached(self.scans[row])["image"].numpy()[0]
-        (image,), brain = draw(tissues, t1, random, real=random.random() < self.real)
+        real = random.random() < self.real
+        (image,), brain = draw(tissues, t1, random, real=real, remnants=self.remnants)
         affine = torch.from_numpy(tissues.affine)
         sample = self.scale(
             {
@@ -134,6 +138,7 @@ def draw(
     *,
     real: bool,
     kinds: Sequence[str | None] = (None,),
+    remnants: float = 0.0,
 ) -> tuple[list[Map], Any]:
     """MRs `(X, Y, Z)` of one brain, and their brain mask: simulated, or the T1 with new noise.
 
@@ -143,6 +148,7 @@ def draw(
         random: of all draws.
         real: keep the T1's contrast as it is, in one image.
         kinds: the contrast of each image, a name in `CONTRASTS`; None: any.
+        remnants: how likely there are some.
     """
     images = [t1]
     if not real:
@@ -153,6 +159,10 @@ def draw(
         contrasts = [draw_contrast(random, kind) for kind in kinds]
         images = [image_of(tissues, detail, iron, contrast, random) for contrast in contrasts]
     mask = brain_of_head(tissues, random).astype(np.float32)
+    if remnants and random.random() < remnants:
+        left = remnants_of(tissues, random)
+        images = [leave_in(image, left, random) for image in images]
+        mask = np.maximum(mask, np.maximum(*left))
     *images, mask = moved([*images, mask], float(tissues.spacing_mm[0]), random)
     brain = mask > 0.5
     return [scanned(image, brain, random) for image in images], brain
