@@ -26,7 +26,7 @@ from volad.preprocess.align import load_template
 from volad.preprocess.steps import RobustRange
 from volad.simulate_mr import CONTRASTS, Contrast, SimulatedSet, draw_contrast, files, windows
 from volad.simulate_mr.files import NOTE, write_scans
-from volad.simulate_mr.head import brain_of_head, detail_of, image_of, scanned, smooth_field
+from volad.simulate_mr.head import brain_of_head, detail_of, image_of, moved, scanned, smooth_field
 from volad.simulate_mr.iron import NUCLEI, iron_of
 from volad.simulate_mr.remnants import leave_in, remnants_of
 
@@ -180,6 +180,20 @@ def test_remnants_change_nothing_else_and_belong_to_the_mask() -> None:
         _, brain = windows.draw(found, t1, random, real=False, remnants=share)
         sizes.append(int(brain.sum()))
     assert sizes[1] > 1.005 * sizes[0]
+
+
+def test_a_warp_moves_each_place_as_far_as_said_and_neighbours_together() -> None:
+    """Ramps say where each voxel came from."""
+    shape, spacing = (40, 44, 36), 2.0
+    ramps = list(np.indices(shape).astype(np.float32))
+    still, warped, other = (
+        np.stack(moved(ramps, spacing, np.random.default_rng(seed), warp))[:, 8:-8, 8:-8, 8:-8]
+        for seed, warp in ((1, 0.0), (1, 3.0), (2, 3.0))
+    )
+    shift = spacing * (warped - still)
+    assert 1.5 < shift.std() < 4.5
+    assert np.abs(np.diff(shift, axis=1)).mean() < 0.3 * shift.std()
+    assert not np.allclose(warped, other, atol=1.0)
 
 
 def test_some_scans_are_sharper_than_the_tissues_they_were_made_of() -> None:

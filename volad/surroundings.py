@@ -117,10 +117,15 @@ def surroundings(
         if normal is not None:
             compared += _deviations(image, brain, known, normal.repeat(len(x), 1, 1, 1, 1), robust)
     out += [part * brain for part in compared]
-    channels = torch.cat(out, dim=1).reshape(len(x), -1, *x.shape[2:])
+    # Written once, since copies of so many channels cost more time and memory than most of them.
+    own, places = x.shape[1] * len(out), 0 if known is None else known.shape[1]
+    channels = x.new_empty(len(x), own + places, *x.shape[2:])
+    by_image = channels[:, :own].view(len(x), x.shape[1], len(out), *x.shape[2:])
+    for index, part in enumerate(out):
+        by_image[:, :, index] = part.reshape(x.shape)
     if known is not None:
-        channels = torch.cat([channels, known.expand(len(x), -1, -1, -1, -1)], dim=1)
-    return channels * brain_of(x)
+        channels[:, own:] = known
+    return channels.mul_(brain_of(x))
 
 
 def score_surroundings(logits: Tensor, brain: Tensor, mirror: bool = False) -> Tensor:

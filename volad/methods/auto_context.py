@@ -37,6 +37,8 @@ __all__ = ["AutoContext"]
 REMOTE = 50.0
 #: Windows that are painted at a time, and lend each other tissue.
 TOGETHER = 8
+#: Voxels that a network answers for at a time.
+PART = 1 << 14
 #: A part of windows `(B, C, X, Y, Z)`.
 Box = tuple[slice, ...]
 #: What becomes of logits.
@@ -259,7 +261,10 @@ class AutoContext(Method):
     def _of_network(self, number: int, seen: Tensor, x: Tensor) -> Tensor:
         inside = (x != 0).any(dim=1).flatten()
         logits = torch.full(inside.shape, -20.0, device=x.device)
-        logits[inside] = self._network(number)(seen[0].flatten(1)[:, inside].T).mean(dim=0)
+        network, values = self._network(number), seen[0].flatten(1)[:, inside].T
+        # Part by part, or the hidden layers of a whole brain would be the most that is in memory.
+        parts = [network(part).mean(dim=0) for part in torch.split(values, PART)]
+        logits[inside] = torch.cat(parts) if parts else logits[inside]
         return logits.reshape(x[:, :1].shape)
 
     def _network(self, number: int) -> Voxelwise:

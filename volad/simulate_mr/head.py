@@ -18,6 +18,8 @@ __all__ = ["brain_of_head", "detail_of", "image_of", "smooth_field"]
 
 #: Where the choroid plexus hangs in the lateral ventricles, MNI152 mm, and how large it is.
 PLEXUS_MM, PLEXUS_SIZE_MM = (23.0, -42.0, 8.0), (7.0, 12.0, 8.0)
+#: Over how many voxels a warp changes.
+WARP_VOXELS = 12
 
 
 def detail_of(tissues: Tissues, t1: Map) -> Map:
@@ -80,13 +82,25 @@ def brain_of_head(tissues: Tissues, random: np.random.Generator) -> NDArray[np.b
     return np.asarray((blurred > edge) & tissues.brain, bool)
 
 
-def moved(maps: Sequence[Map], spacing_mm: float, random: np.random.Generator) -> list[Map]:
-    """Maps `(X, Y, Z)`, all as far out of place as an affine alignment may leave a head."""
+def moved(
+    maps: Sequence[Map], spacing_mm: float, random: np.random.Generator, warp_mm: float = 0.0
+) -> list[Map]:
+    """Maps `(X, Y, Z)`, all as far out of place as an affine alignment may leave a head.
+
+    With `warp_mm` of another shape, too: smoothly displaced, with such a spread along each axis.
+    """
     turn = Rotation.from_euler("xyz", random.normal(0, 1.2, 3), degrees=True).as_matrix()
     matrix = turn * (1 + random.normal(0, 0.02, 3))
     middle = (np.array(maps[0].shape) - 1) / 2
     offset = middle - matrix @ middle + random.normal(0, 1.0, 3) / spacing_mm
-    return [ndimage.affine_transform(m, matrix, offset, order=1) for m in maps]
+    if not warp_mm:
+        return [ndimage.affine_transform(m, matrix, offset, order=1) for m in maps]
+    shape = maps[0].shape
+    places = np.indices(shape, np.float32)
+    there = np.tensordot(matrix.astype(np.float32), places, 1)
+    for axis, shift in zip(there, offset, strict=True):
+        axis += shift + warp_mm / spacing_mm * smooth_field(shape, WARP_VOXELS, random)
+    return [ndimage.map_coordinates(m, there, order=1) for m in maps]
 
 
 def scanned(image: Map, brain: NDArray[np.bool_], random: np.random.Generator) -> Map:

@@ -43,6 +43,7 @@ class SimulatedSet:
         draws: simulated scans of each T1 in an epoch of training.
         real: share of the scans that stay the T1 that they are.
         remnants: share of the scans with sinuses and meninges that brain extraction left in.
+        warp_mm: spread of a smooth warp, which makes other anatomies of the same heads.
         seed: of the draws outside training.
         flip: mirror left and right in half of an epoch's windows while learning.
         workers: processes that preprocess.
@@ -59,6 +60,7 @@ class SimulatedSet:
         draws: int = 1,
         real: float = 0.15,
         remnants: float = 0.0,
+        warp_mm: float = 0.0,
         seed: int = 1,
         flip: bool = True,
         workers: int = 0,
@@ -68,7 +70,8 @@ class SimulatedSet:
         self.crop = RandSpatialCrop(list(roi), random_size=False) if roi is not None else None
         self.windows_per_scan = windows_per_scan if roi is not None else 1
         self.draws = draws
-        self.real, self.remnants, self.seed, self.flip = real, remnants, seed, flip
+        self.real, self.seed, self.flip = real, seed, flip
+        self.remnants, self.warp_mm = remnants, warp_mm
         self.tissues = kept_tissues(self.rows, Path(cache_dir), workers)
         self.scans = prepared_t1(self.rows, Path(cache_dir), workers)
         self._learning = self._whole = False
@@ -109,7 +112,9 @@ class SimulatedSet:
         tissues = load(self.tissues[row])
         t1 = read_cached(self.scans[row])["image"].numpy()[0]
         real = random.random() < self.real
-        (image,), brain = draw(tissues, t1, random, real=real, remnants=self.remnants)
+        (image,), brain = draw(
+            tissues, t1, random, real=real, remnants=self.remnants, warp_mm=self.warp_mm
+        )
         affine = torch.from_numpy(tissues.affine)
         sample = self.scale(
             {
@@ -139,6 +144,7 @@ def draw(
     real: bool,
     kinds: Sequence[str | None] = (None,),
     remnants: float = 0.0,
+    warp_mm: float = 0.0,
 ) -> tuple[list[Map], Any]:
     """MRs `(X, Y, Z)` of one brain, and their brain mask: simulated, or the T1 with new noise.
 
@@ -149,6 +155,7 @@ def draw(
         real: keep the T1's contrast as it is, in one image.
         kinds: the contrast of each image, a name in `CONTRASTS`; None: any.
         remnants: how likely there are some.
+        warp_mm: see `moved`.
     """
     images = [t1]
     if not real:
@@ -163,6 +170,6 @@ def draw(
         left = remnants_of(tissues, random)
         images = [leave_in(image, left, random) for image in images]
         mask = np.maximum(mask, np.maximum(*left))
-    *images, mask = moved([*images, mask], float(tissues.spacing_mm[0]), random)
+    *images, mask = moved([*images, mask], float(tissues.spacing_mm[0]), random, warp_mm)
     brain = mask > 0.5
     return [scanned(image, brain, random) for image in images], brain

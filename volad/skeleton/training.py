@@ -60,9 +60,9 @@ def training(
         varied, settings = {}, {}
     if simulate == "mr":
         varied = {"roi": "@roi", "windows_per_scan": "@windows_per_scan", "draws": "@draws"}
-        varied["remnants"] = "@remnants"
+        varied |= {"remnants": "@remnants", "warp_mm": "@warp_mm"}
         fixed = {"roi": "@roi"}
-        settings = {"roi": None, "windows_per_scan": 1, "draws": 1, "remnants": 0.0}
+        settings = {"roi": None, "windows_per_scan": 1, "draws": 1, "remnants": 0.0, "warp_mm": 0.0}
     if simulate == "ct":
         varied = {"draws": "@draws", "seed": "@seed"}
         fixed = {"draws": 1, "seed": 1}
