@@ -14,14 +14,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from pipeline_helpers import train_arguments
+from pipeline_helpers import save_head, train_arguments, write_training_manifest
 from scipy import ndimage
 from tissue_helpers import example, example_t1
 
-from volad import skeleton, tissues
+from volad import api, skeleton, tissues
 from volad.cli import main
 from volad.data import Row, read_manifest
-from volad.io import read_volume
+from volad.io import is_simulated, read_volume, write_new
 from volad.preprocess.align import load_template
 from volad.preprocess.steps import RobustRange
 from volad.simulate_mr import CONTRASTS, Contrast, SimulatedSet, draw_contrast, files, windows
@@ -389,3 +389,17 @@ def test_simulating_is_for_aligned_mr(tmp_path: Path, capsys: pytest.CaptureFixt
     for more in (("--modality=ct",), ("--space=isotropic",)):
         assert main(train_arguments(tmp_path / "b", "--simulate", "mr", *more)) == 2
         assert "--simulate mr makes whole aligned volumes" in capsys.readouterr().err
+
+
+def test_a_bundle_that_learned_from_a_simulated_file_says_so(tmp_path: Path) -> None:
+    """As plans write them; that of others says nothing of it (`test_bundles`)."""
+    heads = [save_head(tmp_path / f"real{seed}.nii.gz", seed, lesion=False) for seed in range(4)]
+    made = tmp_path / "made.nii.gz"
+    head = nib.load(heads[0])
+    write_new(made, np.asarray(head.dataobj), head.affine, NOTE)
+    assert [is_simulated(path) for path in (heads[0], made, tmp_path)] == [False, True, False]
+    manifest = write_training_manifest(tmp_path, [heads[1], made], heads[2:])
+    api.learn("intensity", tmp_path / "b", manifest=manifest, data_dir=tmp_path, modality="ct")
+    metadata = json.loads((tmp_path / "b/configs/metadata.json").read_text())
+    assert metadata["simulated_training_data"]
+    assert "SIMULATED" in metadata["data_source"]

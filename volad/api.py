@@ -18,7 +18,7 @@ from volad.calibrate.subjects import by_subject
 from volad.calibrate.target import TRAINED_ON
 from volad.data import Row, read_split
 from volad.errors import UsageError
-from volad.io import Scan, find_scans, write_json
+from volad.io import Scan, find_scans, is_simulated, write_json
 from volad.outputs import Outcome
 from volad.pipeline import Pipeline
 from volad.preprocess.intensity import learn_landmarks
@@ -174,6 +174,7 @@ def learn(
         "training": dict(training or {}),
         "channels": tuple(channels),
         "simulate": simulate,
+        "simulated_files": any(is_simulated(row.image) for row in rows["train"]),
     }
     if not (folder / "configs" / "train.json").exists():
         skeleton.create(folder, method, **recipe)

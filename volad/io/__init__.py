@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from volad.io.write import (
         atomic,
         ensure_writable,
+        is_simulated,
         note_of,
         remove,
         write_json,
@@ -33,6 +34,7 @@ __all__ = [
     "ensure_writable",
     "find_scans",
     "input_sha256",
+    "is_simulated",
     "note_of",
     "read_map",
     "read_mask",
@@ -51,7 +53,7 @@ _ROOMS = {
     "find": ("Scan", "find_scans"),
     "read": ("Map", "Volume", "read_map", "read_mask", "read_volume"),
     "write": (
-        *("atomic", "ensure_writable", "note_of", "remove"),
+        *("atomic", "ensure_writable", "is_simulated", "note_of", "remove"),
         *("write_json", "write_map", "write_mask", "write_new", "write_text", "write_values"),
     ),
 }

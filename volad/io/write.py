@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from volad.errors import UsageError, VoladError
@@ -27,6 +28,7 @@ __all__ = [
     "as_json",
     "atomic",
     "ensure_writable",
+    "is_simulated",
     "note_of",
     "remove",
     "write_json",
@@ -36,6 +38,9 @@ __all__ = [
     "write_text",
     "write_values",
 ]
+
+#: How the notes of all simulated scans begin.
+SIMULATED = "volad: SIMULATED"
 
 
 @contextmanager
@@ -147,6 +152,14 @@ def write_new(
 def note_of(path: Path | str) -> str:
     """The note that `write_new` gave a file."""
     return bytes(nib.load(path).header["descrip"]).decode("ascii", "replace").rstrip("\0")
+
+
+def is_simulated(path: Path | str) -> bool:
+    """Whether the file says that volad simulated it; what is no NIfTI says nothing."""
+    try:
+        return note_of(path).startswith(SIMULATED)
+    except (KeyError, ValueError, ImageFileError, OSError):
+        return False
 
 
 def ensure_writable(folder: Path | str) -> None:

@@ -16,6 +16,7 @@ from volad.skeleton.docs import (
     MNI_GRID,
     MULTI_GPU,
     SIMULATED,
+    SIMULATED_FILES,
     SIMULATED_REMARK,
     metadata,
     readme,
@@ -45,6 +46,7 @@ def create(
     training: Mapping[str, Any] | None = None,
     simulate: Simulated | None = None,
     channels: Sequence[str] = (),
+    simulated_files: bool = False,
 ) -> None:
     """Write a bundle's configs, metadata, licence notices and documentation stub to fill in.
 
@@ -62,6 +64,7 @@ def create(
         training: settings of `train.json` that differ from the method's and its defaults.
         simulate: learn from CTs or MRs simulated of T1 scans (`volad.simulate_ct`, `simulate_mr`).
         channels: names of several channels, the first that of the scan itself; empty: one channel.
+        simulated_files: some of the scans to learn from are files that volad simulated.
     """
     _check_channels(channels, modality, simulate)
     if space not in SPACES:
@@ -99,8 +102,8 @@ def create(
             root.name, method, modality, shape, is_patch=window == "patch", channels=channels
         ),
     }
-    if simulate:
-        configs["metadata"] |= SIMULATED[simulate]
+    if simulate or simulated_files:
+        configs["metadata"] |= SIMULATED[simulate] if simulate else SIMULATED_FILES
     if simulate == "ct":
         configs["inference"]["preprocessing"]["transforms"].insert(1, SIMULATED_REMARK)
     for name, config in configs.items():

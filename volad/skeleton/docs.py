@@ -15,6 +15,7 @@ __all__ = [
     "MNI_GRID",
     "MULTI_GPU",
     "SIMULATED",
+    "SIMULATED_FILES",
     "SIMULATED_REMARK",
     "metadata",
     "readme",
@@ -48,7 +49,14 @@ SIMULATED: dict[str, dict[str, Any]] = {
     },
 }
 
-#: And what is said with every result of one.
+#: And of one that was trained on files that say so themselves.
+SIMULATED_FILES = {
+    "simulated_training_data": True,
+    "data_source": "SIMULATED scans, all or some: state the source of the healthy scans that they "
+    "were made from",
+}
+
+#: What is said with every result of a bundle for CT that was trained on simulated ones.
 SIMULATED_REMARK = {
     "_target_": "volad.preprocess.ct.Remark",
     "text": "this bundle was trained on and calibrated with SIMULATED CT: its threshold promises "
