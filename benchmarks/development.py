@@ -27,8 +27,9 @@ def main() -> None:
     args = _arguments()
     print("| patient | bundle | lesion ml | AUPRC | Dice | oracle Dice | mask ml | seconds |")
     print("|---|---|---|---|---|---|---|---|")
+    forced = {"force": True} if args.force else {}
     for name in args.bundles:
-        parser = bundle.open_config(bundle.find(name), "inference", {})
+        parser = bundle.open_config(bundle.find(name), "inference", forced)
         pipeline: Pipeline = bundle.build(parser, "pipeline")
         for folder in sorted(p for p in args.patients.iterdir() if p.is_dir()):
             result = pipeline(str(folder / f"{args.image}.nii.gz"), healthy=True)
@@ -82,6 +83,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--patients", type=Path, required=True)
     parser.add_argument("--image", default="T1")
     parser.add_argument("--bundles", nargs="+", required=True)
+    parser.add_argument("--force", action="store_true", help="scans of another kind, too")
     parser.add_argument("--pictures", type=Path)
     return parser.parse_args()
 

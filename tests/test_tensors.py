@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from volad.tensors import brain_mean, brain_of, crop, divisible, fixed_draws, median_over
+from volad.tensors import brain_mean, brain_of, crop, divisible, fixed_draws
 
 
 def test_the_brain_is_where_any_channel_is_not_0() -> None:
@@ -19,16 +19,6 @@ def test_a_mean_over_the_brain_by_hand() -> None:
     assert brain_mean(values, x) == 4.0
     assert brain_mean(values[:, :1], x) == 2.0
     assert brain_mean(values, torch.zeros_like(x)) == 0.0
-
-
-def test_a_weighted_median_by_hand() -> None:
-    """Of each image: half of the weight lies at or below it; what has no weight may be anything."""
-    x = torch.tensor([[1.0, 5.0, 3.0, 9.0], [2.0, 8.0, 4.0, 6.0]]).reshape(2, 1, 4, 1, 1)
-    even = torch.ones_like(x)
-    assert median_over(x, even).flatten().tolist() == [3.0, 4.0]
-    weight = torch.tensor([[0.1, 1.0, 0.1, 0.0], [0.0, 0.0, 0.0, 0.0]]).reshape(x.shape)
-    assert median_over(x, weight).flatten().tolist() == [5.0, 0.0]
-    assert median_over(x, weight).shape == (2, 1, 1, 1, 1)
 
 
 def test_padding_to_a_multiple_and_back() -> None:

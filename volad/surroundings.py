@@ -74,7 +74,6 @@ def surroundings(
     mirror: bool = False,
     relative: bool = False,
     normal: Tensor | None = None,
-    robust: bool = False,
 ) -> Tensor:
     """Channels of every voxel of windows `(B, C, X, Y, Z)`: `(B, F, X, Y, Z)`, 0 outside the brain.
 
@@ -95,7 +94,6 @@ def surroundings(
             each tissue, and means over ever wider surroundings of what the tissues leave
             unexplained.
         normal: `(C, 7, X, Y, Z)`, `TissueNormal` of these voxels; needs `known`.
-        robust: tissues' brightness in the brain are medians (`volad.tissue_normal.levels_of`).
     """
     image = x.flatten(0, 1)[:, None]
     brain = brain_of(x).repeat_interleave(x.shape[1], dim=0)
@@ -111,11 +109,11 @@ def surroundings(
             sides.append((large - large.flip(2)) * both)
             compared += [unusual(side, both) for side in sides]
     if known is not None:
-        for levels, comparisons in _by_tissue(image, brain, known, means[0], relative, robust):
+        for levels, comparisons in _by_tissue(image, brain, known, means[0], relative):
             out += levels
             compared += comparisons
         if normal is not None:
-            compared += _deviations(image, brain, known, normal.repeat(len(x), 1, 1, 1, 1), robust)
+            compared += _deviations(image, brain, known, normal.repeat(len(x), 1, 1, 1, 1))
     out += [part * brain for part in compared]
     # Written once, since copies of so many channels cost more time and memory than most of them.
     own, places = x.shape[1] * len(out), 0 if known is None else known.shape[1]
@@ -165,7 +163,7 @@ def _brightness(image: Tensor, brain: Tensor, means: Sequence[Tensor]) -> Iterab
 
 
 def _by_tissue(
-    image: Tensor, brain: Tensor, known: Tensor, near: Tensor, relative: bool, robust: bool
+    image: Tensor, brain: Tensor, known: Tensor, near: Tensor, relative: bool
 ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """Each tissue's brightness, and what images are above it; what of that is unusual.
 
@@ -174,7 +172,7 @@ def _by_tissue(
     """
     expected = torch.zeros_like(image)
     shares = shares_of(known)
-    for share, everywhere in zip(shares, levels_of(image, brain, shares, robust), strict=True):
+    for share, everywhere in zip(shares, levels_of(image, brain, shares), strict=True):
         weight = brain * share**2
         above = []
         for scale in TISSUE_SCALES:
@@ -190,15 +188,13 @@ def _by_tissue(
         yield [], [unusual(local_mean(rest, brain, scale), brain) for scale in SCALES]
 
 
-def _deviations(
-    image: Tensor, brain: Tensor, known: Tensor, normal: Tensor, robust: bool
-) -> list[Tensor]:
+def _deviations(image: Tensor, brain: Tensor, known: Tensor, normal: Tensor) -> list[Tensor]:
     """How far images `(N, 1, X, Y, Z)` are from healthy ones: in their unit, and in spreads.
 
     The latter at each voxel and, in units of their usual size in the scan, over ever wider
     surroundings, since means over many voxels depend on the scan's noise. Then the healthy spread.
     """
-    away, spread = deviation(image, brain, known, normal, robust)
+    away, spread = deviation(image, brain, known, normal)
     score = away / spread * brain
     wider = [unusual(local_mean(score, brain, scale), brain) for scale in SCALES]
     return [local_mean(away, brain, SCALES[0]), torch.asinh(score), *wider, spread]

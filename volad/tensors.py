@@ -12,16 +12,7 @@ from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = [
-    "brain_mean",
-    "brain_of",
-    "crop",
-    "divisible",
-    "fixed_draws",
-    "mean_over",
-    "median_over",
-    "plain",
-]
+__all__ = ["brain_mean", "brain_of", "crop", "divisible", "fixed_draws", "mean_over", "plain"]
 
 
 def brain_of(x: Tensor) -> Tensor:
@@ -43,18 +34,6 @@ def mean_over(image: Tensor, weight: Tensor) -> Tensor:
     """`(N, 1, 1, 1, 1)`: mean of each image over what `weight` holds; 0 where that is nothing."""
     total = weight.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1e-3)
     return (image * weight).sum(dim=(2, 3, 4), keepdim=True) / total
-
-
-def median_over(image: Tensor, weight: Tensor) -> Tensor:
-    """`(N, 1, 1, 1, 1)`: weighted median of each image `(N, 1, *S)`; 0 where no weight is."""
-    out = []
-    for values, weights in zip(image.flatten(1), weight.flatten(1), strict=True):
-        held = weights > 0
-        ordered, order = values[held].sort()
-        sums = weights[held][order].cumsum(0)
-        at = torch.searchsorted(sums, sums[-1:] / 2)
-        out.append(ordered[at].sum())  # of nothing 0
-    return torch.stack(out).reshape(-1, 1, 1, 1, 1)
 
 
 def divisible(x: Tensor, factor: int, least: int = 1) -> Tensor:

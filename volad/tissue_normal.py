@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, interpolate
 
-from volad.tensors import brain_of, mean_over, median_over
+from volad.tensors import brain_of, mean_over
 
 __all__ = ["TissueNormal", "deviation", "levels_of", "shares_of"]
 
@@ -41,15 +41,13 @@ class TissueNormal(nn.Module):
     Args:
         known: `(1, >= 2, X, Y, Z)` probabilities of grey and of white matter, of even shape.
         channels: image channels, each of which has a contrast of its own.
-        robust: see `levels_of`.
     """
 
     maps: Tensor
     fitted: Tensor
 
-    def __init__(self, known: Tensor, channels: int = 1, robust: bool = False) -> None:
+    def __init__(self, known: Tensor, channels: int = 1) -> None:
         super().__init__()
-        self.robust = robust
         self.register_buffer("shares", torch.cat(shares_of(known), dim=1), persistent=False)
         coarse = [n // COARSE for n in known.shape[2:]]
         #: What the mean holds of each tissue's brightness, then the spread's: of none, of each.
@@ -87,8 +85,7 @@ class TissueNormal(nn.Module):
         shares = torch.split(self.get_buffer("shares"), 1, dim=1)
         for part in torch.split(images, TOGETHER):
             image = part.float()
-            levels = levels_of(image, brain_of(image), shares, self.robust)
-            yield image, torch.cat(levels, dim=1).flatten(1)
+            yield image, torch.cat(levels_of(image, brain_of(image), shares), dim=1).flatten(1)
 
     def _mean_sums(self, images: Tensor) -> tuple[Tensor, Tensor]:
         gram = sums = torch.zeros(())
@@ -115,9 +112,7 @@ class TissueNormal(nn.Module):
         return gram, sums
 
 
-def deviation(
-    image: Tensor, brain: Tensor, known: Tensor, maps: Tensor, robust: bool = False
-) -> tuple[Tensor, Tensor]:
+def deviation(image: Tensor, brain: Tensor, known: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
     """How far images are from what healthy ones with such tissues are, and the healthy spread.
 
     Args:
@@ -125,9 +120,8 @@ def deviation(
         brain: likewise, 1 in the brain.
         known: `(1, >= 2, X, Y, Z)` probabilities of grey and of white matter.
         maps: `(N, 7, X, Y, Z)`, `TissueNormal` of these voxels.
-        robust: see `levels_of`; as `TissueNormal` has it.
     """
-    levels = levels_of(image, brain, shares_of(known), robust)
+    levels = levels_of(image, brain, shares_of(known))
     mean = sum(maps[:, i : i + 1] * level for i, level in enumerate(levels))
     spread = maps[:, 3:4] + sum(maps[:, 4 + i : 5 + i] * level for i, level in enumerate(levels))
     return image - mean, spread.clamp(min=0) + FLOOR
@@ -142,19 +136,15 @@ def shares_of(known: Tensor) -> list[Tensor]:
     return [grey, white, (1 - grey - white).clamp(min=0)]
 
 
-def levels_of(
-    image: Tensor, brain: Tensor, shares: Iterable[Tensor], robust: bool = False
-) -> list[Tensor]:
+def levels_of(image: Tensor, brain: Tensor, shares: Iterable[Tensor]) -> list[Tensor]:
     """Mean brightness of each tissue, `(N, 1, 1, 1, 1)`, weighted by how sure the tissue is.
 
     Args:
         image: `(N, 1, X, Y, Z)`.
         brain: likewise, 1 in the brain.
         shares: of each tissue `(1, 1, X, Y, Z)`.
-        robust: the weighted median instead, which a large lesion hardly moves.
     """
-    level = median_over if robust else mean_over
-    return [level(image, brain * share**2) for share in shares]
+    return [mean_over(image, brain * share**2) for share in shares]
 
 
 def _pooled(image: Tensor) -> Tensor:

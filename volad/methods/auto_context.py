@@ -64,7 +64,6 @@ class AutoContext(Method):
         relative: they also see how unusual differences are in the scan at hand.
         atlas: they also see how far the scan is from healthy ones (`volad.tissue_normal`), which
             the first batch of windows tells; needs `prior`.
-        robust: tissues' brightness is told by medians, which large lesions hardly move.
         change: weakest and strongest change of brightness of the painted anomalies, in units of
             the image; either way.
         layers: share of the windows with collections along the brain's surface in place of others.
@@ -110,7 +109,6 @@ class AutoContext(Method):
         mirror: bool = False,
         relative: bool = True,
         atlas: bool = False,
-        robust: bool = False,
         change: Sequence[float] = CHANGE,
         layers: float = 0.0,
         spaces: float = 0.0,
@@ -130,7 +128,7 @@ class AutoContext(Method):
         if atlas and not prior:
             raise ValueError("atlas needs prior, since it is one of places")
         self.score, self.average = score, average
-        self.prior, self.mirror, self.relative, self.robust = prior, mirror, relative, robust
+        self.prior, self.mirror, self.relative = prior, mirror, relative
         self.paint = partial(
             paint,
             change=(change[0], change[1]),
@@ -143,7 +141,7 @@ class AutoContext(Method):
         self.updates, self.rows, self.rarity = updates, rows, rarity
         known = anatomy() if prior else None
         self.register_buffer("known", known, persistent=False)
-        self.normal = TissueNormal(known, channels, robust) if atlas and known is not None else None
+        self.normal = TissueNormal(known, channels) if atlas and known is not None else None
         #: Networks that are trained; a training that goes on has to know.
         self.register_buffer("finished", torch.zeros((), dtype=torch.long))
         example = torch.zeros(1, channels, 8, 8, 8)
@@ -264,7 +262,7 @@ class AutoContext(Method):
         network, values = self._network(number), seen[0].flatten(1)[:, inside].T
         # Part by part, or the hidden layers of a whole brain would be the most that is in memory.
         parts = [network(part).mean(dim=0) for part in torch.split(values, PART)]
-        logits[inside] = torch.cat(parts) if parts else logits[inside]
+        logits[inside] = torch.cat(parts)
         return logits.reshape(x[:, :1].shape)
 
     def _network(self, number: int) -> Voxelwise:
@@ -275,7 +273,7 @@ class AutoContext(Method):
     def _surroundings(self, x: Tensor, box: Box) -> Tensor:
         known = None if self.known is None else self.known[box]
         normal = None if self.normal is None else self.normal()[box]
-        return surroundings(x, known, self.mirror, self.relative, normal, self.robust)
+        return surroundings(x, known, self.mirror, self.relative, normal)
 
 
 def _loss(logits: Tensor, label: Tensor) -> Tensor:
