@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from volad.io import write_new
+from volad.synthetic.stored import NOTE
 
-NOTE = "volad: synthetic, not a patient's scan"
 #: Millilitres, and where the middle lies: mm to the right, to the front and up from the brain's.
 TUMOURS = {
     "frontal": (60.0, (-28.0, 30.0, 22.0)),
@@ -47,20 +47,21 @@ def main() -> None:
     args = parser.parse_args()
     for folder in sorted(p for p in args.patients.iterdir() if p.is_dir()):
         own = nib.load(folder / "lesion.nii.gz")
+        scans = {contrast: nib.load(folder / f"{contrast}.nii.gz") for contrast in LEVELS}
+        images = {name: np.asarray(scan.dataobj, np.float32) for name, scan in scans.items()}
+        brain, lesions = images["FLAIR"] > 0, np.asarray(own.dataobj) > 0
         for index, (name, (volume_ml, middle)) in enumerate(TUMOURS.items()):
             random = np.random.default_rng(index)
-            flair = nib.load(folder / "FLAIR.nii.gz")
-            depth = _depth(np.asarray(flair.dataobj) > 0, flair.affine, volume_ml, middle, random)
+            depth = _depth(brain, scans["FLAIR"].affine, volume_ml, middle, random)
             grain = ndimage.gaussian_filter(random.standard_normal(depth.shape), 1.0)
             grain *= GRAIN / grain.std()
             out = args.output / f"{folder.name}_{name}"
             out.mkdir(parents=True, exist_ok=True)
             for contrast, levels in LEVELS.items():
-                scan = nib.load(folder / f"{contrast}.nii.gz")
-                drawn = _drawn(np.asarray(scan.dataobj, np.float32), depth, levels, grain)
-                write_new(out / f"{contrast}.nii.gz", drawn, scan.affine, NOTE)
-            lesion = (np.asarray(own.dataobj) > 0) | (depth > 0)
-            write_new(out / "lesion.nii.gz", lesion.astype(np.uint8), own.affine, NOTE)
+                drawn = _drawn(images[contrast], depth, levels, grain)
+                write_new(out / f"{contrast}.nii.gz", drawn, scans[contrast].affine, NOTE)
+            lesion = (lesions | (depth > 0)).astype(np.uint8)
+            write_new(out / "lesion.nii.gz", lesion, own.affine, NOTE)
             voxel_ml = abs(np.linalg.det(own.affine[:3, :3])) / 1000
             print(f"{out}: {(depth > 0).sum() * voxel_ml:.1f} ml")
 

@@ -174,9 +174,9 @@ def learn(
         "training": dict(training or {}),
         "channels": tuple(channels),
         "simulate": simulate,
-        "simulated_files": any(is_simulated(row.image) for row in rows["train"]),
     }
     if not (folder / "configs" / "train.json").exists():
+        recipe["simulated_files"] = any(is_simulated(row.image) for row in rows["train"])
         skeleton.create(folder, method, **recipe)
         try:
             # There is one set of landmarks, and none of any contrast.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from volad.io.find import Scan, find_scans
     from volad.io.read import Map, Volume, read_map, read_mask, read_volume
     from volad.io.write import (
+        SIMULATED,
         atomic,
         ensure_writable,
         is_simulated,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "SIMULATED",
     "Map",
     "Scan",
     "Volume",
@@ -53,7 +55,7 @@ _ROOMS = {
     "find": ("Scan", "find_scans"),
     "read": ("Map", "Volume", "read_map", "read_mask", "read_volume"),
     "write": (
-        *("atomic", "ensure_writable", "is_simulated", "note_of", "remove"),
+        *("atomic", "ensure_writable", "is_simulated", "note_of", "remove", "SIMULATED"),
         *("write_json", "write_map", "write_mask", "write_new", "write_text", "write_values"),
     ),
 }

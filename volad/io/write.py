@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from volad.io.read import Volume
 
 __all__ = [
+    "SIMULATED",
     "as_json",
     "atomic",
     "ensure_writable",

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from volad import distributed
 from volad.data import Row
-from volad.io import input_sha256, write_new, write_text
+from volad.io import SIMULATED, input_sha256, write_new, write_text
 from volad.io.table import csv_text
 from volad.simulate_ct.head import AIR, head_of
 from volad.simulate_ct.look import Look, draw_look
@@ -24,7 +24,7 @@ from volad.tissues import FAR_MM, Map, Tissues, kept_tissues, load
 __all__ = ["NOTE", "scan_of", "write_scans"]
 
 #: The header's `descrip` of every simulated CT.
-NOTE = "volad: SIMULATED CT, no patient's scan"
+NOTE = f"{SIMULATED} CT, no patient's scan"
 #: Room around the MNI152 grid for skull, scalp and head holder, voxels of 2 mm.
 ROOM = 14
 PIXEL_MM = 1.0

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from volad import distributed
 from volad.cache import read_cached
 from volad.data import Row
-from volad.io import input_sha256, note_of, write_new, write_text
+from volad.io import SIMULATED, input_sha256, note_of, write_new, write_text
 from volad.io.table import csv_text
 from volad.simulate_mr.windows import draw
 from volad.tissues import Map, Tissues, kept_tissues, load, prepared_t1
@@ -26,7 +26,7 @@ __all__ = ["KINDS", "NOTE", "Heads", "write_scans"]
 #: Part of the header's note: goes up when simulated scans come out otherwise.
 LAYOUT = 2
 #: The header's `descrip` of every simulated MR.
-NOTE = f"volad: SIMULATED MR, no patient's scan (simulation {LAYOUT})"
+NOTE = f"{SIMULATED} MR, no patient's scan (simulation {LAYOUT})"
 #: What the scans become, in turn; `any` is of no scanner, so no promise is made for it.
 KINDS = ("flair", "t2", "t1", "pd")
 #: The one that a scan is already.

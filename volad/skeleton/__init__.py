@@ -102,8 +102,10 @@ def create(
             root.name, method, modality, shape, is_patch=window == "patch", channels=channels
         ),
     }
-    if simulate or simulated_files:
-        configs["metadata"] |= SIMULATED[simulate] if simulate else SIMULATED_FILES
+    if simulated_files:
+        configs["metadata"] |= SIMULATED_FILES
+    if simulate:
+        configs["metadata"] |= SIMULATED[simulate]
     if simulate == "ct":
         configs["inference"]["preprocessing"]["transforms"].insert(1, SIMULATED_REMARK)
     for name, config in configs.items():
